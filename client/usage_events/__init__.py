@@ -1,0 +1,1 @@
+"""What services install to publish usage events."""

@@ -1,0 +1,1 @@
+"""The usage-worker: RabbitMQ in, Postgres rows out, exactly once."""

@@ -1,0 +1,1 @@
+"""The demonstration, and the throw-away local servers that it shares with the tests."""

@@ -1,0 +1,1 @@
+"""The adapter to Postgres; imported by the composition root and the commands only."""

@@ -1,0 +1,1 @@
+"""The adapter to RabbitMQ; imported by the composition root only."""
