@@ -99,9 +99,7 @@ class Settings(BaseSettings):
     )
     max_ahead: int = Field(default=300, ge=0, description="seconds that `created_at` may lie in the future")
     max_age: int = Field(default=3_024_000, ge=1, description="seconds that `created_at` may lie in the past")
-    self_heal: bool = Field(
-        default=True, description="replay letters whose missing user or organization exists by now"
-    )
+    self_heal: bool = Field(default=True, description="replay letters whose missing user or organization exists by now")
 
     @property
     def dead_exchange(self) -> str:
@@ -173,5 +171,7 @@ def _explain(error: ValidationError) -> list[str]:
         variable = f"{PREFIX}{name.upper()}"
         shown = "" if name in SECRETS else f"={os.environ.get(variable, '')!r}"
         message = problem["msg"].removeprefix("Value error, ")
-        lines.append(f"{variable}{shown}: {message[:1].lower()}{message[1:]}; {Settings.model_fields[name].description}")
+        lines.append(
+            f"{variable}{shown}: {message[:1].lower()}{message[1:]}; {Settings.model_fields[name].description}"
+        )
     return lines

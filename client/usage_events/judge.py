@@ -1,0 +1,186 @@
+"""One event, judged with care: accepted, or refused with every error of the reason that comes first.
+
+The worker's fast path accepts most events without coming here; whatever it does not accept is judged here alone.
+"""
+
+import difflib
+import json
+from collections.abc import Callable
+from enum import Enum
+from typing import Any, NamedTuple, cast
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails, from_json
+
+from usage_events import cloudevents
+from usage_events.contract import WIRE_EVENT, Event, EventData, FieldError, Reason, Refusal, WireEvent
+from usage_events.json_text import outline
+from usage_events.rules import (
+    RuleError,
+    Window,
+    accept,
+    check_storable,
+    check_time,
+    cost_micro_usd,
+    epoch_us,
+    settle_tokens,
+    storable_metadata,
+)
+
+_TEXT_FIELDS = ("endpoint", "model", "request_type")
+_TOKEN_FIELDS = ("input_tokens", "output_tokens", "tokens_used")
+_WANTED_PATTERN = {
+    "id": "must be a UUID: 8-4-4-4-12 hexadecimal digits",
+    "user_id": "must be a UUID: 8-4-4-4-12 hexadecimal digits",
+    "organization_id": "must be a UUID: 8-4-4-4-12 hexadecimal digits",
+    "created_at": "must be an RFC 3339 time with its offset, such as 2026-01-31T12:00:00.123456Z",
+    "time": "must be an RFC 3339 time with its offset, such as 2026-01-31T12:00:00.123456Z",
+}
+_WANTED_COST = "must be a number, or a string in JSON's grammar of numbers"
+
+
+class Form(Enum):
+    """How one event is written."""
+
+    NATIVE = "native"
+    CLOUDEVENT = "cloudevent"
+
+
+class _Parts(NamedTuple):
+    """Where the parts of an event stand in its form."""
+
+    adapter: TypeAdapter[Any]
+    prefix: str  # of the paths of the event's own fields
+    time_field: str
+
+
+_PARTS = {
+    Form.NATIVE: _Parts(WIRE_EVENT, "", "created_at"),
+    Form.CLOUDEVENT: _Parts(cloudevents.CLOUD_EVENT, "data.", "time"),
+}
+
+
+def judge(text: bytes, form: Form, window: Window) -> Event | Refusal:
+    """The event in `text`, or why it is refused.
+
+    `text` is JSON to the letter (`json_text.outline` takes it).
+    """
+    value, unreadable = parse(text)
+    if unreadable:
+        return Refusal(Reason.INVALID, [FieldError(field="", message=unreadable, input=None)])
+    if not isinstance(value, dict):
+        return Refusal(Reason.INVALID, [FieldError(field="", message="must be an object", input=value)])
+    parts = _PARTS[form]
+    errors = _schema_errors(parts, value)
+    metadata_text = _metadata_text(text, form)
+    broken = list(_broken_rules(parts, value, metadata_text, window, {error["field"] for error in errors}))
+    for reason in (Reason.INVALID, Reason.TOKEN_MISMATCH, Reason.IN_FUTURE, Reason.TOO_OLD):
+        found = [_field_error(value, rule) for rule in broken if rule.reason is reason]
+        if reason is Reason.INVALID:
+            found = errors + found
+        if found:
+            return Refusal(reason, found)
+    wire = cloudevents.to_wire(cast("cloudevents.CloudEvent", value)) if form is Form.CLOUDEVENT else value
+    return accept(cast("WireEvent", wire), metadata_text, window)
+
+
+def parse(text: bytes) -> tuple[Any, str]:
+    """The value of a JSON text, and why it cannot be read where it cannot ("" where it can)."""
+    try:
+        return from_json(text), ""
+    except ValueError:
+        pass  # perhaps a lone surrogate, which the standard library reads
+    try:
+        return json.loads(text), ""
+    except RecursionError:
+        return None, "is nested too deeply"
+    except ValueError as error:
+        return None, f"holds a number that cannot be read: {error}"
+
+
+def _schema_errors(parts: _Parts, value: dict[str, Any]) -> list[FieldError]:
+    try:
+        parts.adapter.validate_python(value)
+    except ValidationError as error:
+        details = error.errors(include_url=False, include_context=False)
+    else:
+        return []
+    known = [*EventData.__annotations__, "id", "created_at"]
+    errors: dict[tuple[str, str], FieldError] = {}
+    for detail in details:
+        found = _from_pydantic(detail, known)
+        errors.setdefault((found["field"], found["message"]), found)
+    return list(errors.values())
+
+
+def _from_pydantic(detail: ErrorDetails, known: list[str]) -> FieldError:
+    path = [str(step) for step in detail["loc"]]
+    message = detail["msg"]
+    if "estimated_cost_usd" in path and detail["type"] != "extra_forbidden":
+        path = path[: path.index("estimated_cost_usd") + 1]  # what follows names the members of the union
+        message = _WANTED_COST
+    elif detail["type"] == "string_pattern_mismatch":
+        message = _WANTED_PATTERN.get(path[-1], message)
+    elif detail["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(path[-1], known, n=1)
+        message = f"unknown field; did you mean {near[0]}?" if near else "unknown field"
+    elif detail["type"] == "missing":
+        return FieldError(field=".".join(path), message="required, but absent", input=None)
+    return FieldError(field=".".join(path), message=message, input=detail["input"])
+
+
+def _broken_rules(
+    parts: _Parts, value: dict[str, Any], metadata_text: bytes, window: Window, wrong: set[str]
+) -> list[RuleError]:
+    """The rules that are broken by the fields that the schema has passed."""
+    broken: list[RuleError] = []
+    data = value.get("data") if parts.prefix else value
+    fields: dict[str, Any] = data if isinstance(data, dict) else {}
+
+    def check(rule: Callable[[], object], *names: str) -> None:
+        if not any(parts.prefix + name in wrong for name in names):
+            try:
+                rule()
+            except RuleError as error:
+                broken.append(RuleError(error.reason, parts.prefix + error.field, error.message))
+
+    if parts.prefix:
+        broken += cloudevents.attribute_errors(value)
+    if isinstance(data, dict):
+        for name in _TEXT_FIELDS:
+            if fields.get(name) is not None:
+                check(lambda name=name: check_storable(fields[name], name), name)  # type: ignore[misc]
+        if fields.get("request_metadata") is not None:
+            check(lambda: storable_metadata(fields["request_metadata"], metadata_text), "request_metadata")
+        if fields.get("estimated_cost_usd") is not None:
+            check(lambda: cost_micro_usd(fields["estimated_cost_usd"]), "estimated_cost_usd")
+        check(lambda: settle_tokens(*(fields.get(name) for name in _TOKEN_FIELDS)), *_TOKEN_FIELDS)
+    if parts.time_field not in wrong:
+        try:
+            check_time(epoch_us(value[parts.time_field]), window)
+        except RuleError as error:
+            broken.append(RuleError(error.reason, parts.time_field, error.message))
+    return broken
+
+
+def _field_error(value: dict[str, Any], rule: RuleError) -> FieldError:
+    given: Any = value
+    for step in rule.field.split("."):
+        given = given.get(step) if isinstance(given, dict) else None
+    return FieldError(field=rule.field, message=rule.message, input=given)
+
+
+def _metadata_text(text: bytes, form: Form) -> bytes:
+    """The text of `request_metadata` as it was sent; of a key given twice the last counts."""
+    if form is Form.CLOUDEVENT:
+        text = _member(text, "data")
+    return _member(text, "request_metadata")
+
+
+def _member(text: bytes, name: str) -> bytes:
+    found = b""
+    if text.lstrip()[:1] == b"{":
+        for child in outline(text)[1]:
+            if json.loads(child.key) == name:
+                found = child.text
+    return found
