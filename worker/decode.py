@@ -44,18 +44,18 @@ class Media(Enum):
 
 
 class Reject(NamedTuple):
-    """What is refused: the element's index in its message (or `WHOLE_MESSAGE`), its own bytes, and why."""
+    """What is refused: the element's place in its message (or `WHOLE_MESSAGE`), its own bytes, and why."""
 
-    index: int
+    place: int
     body: bytes
     refusal: Refusal
 
 
 class Decoded(NamedTuple):
-    """What a message holds. `indexes` tells the place of each event in its message."""
+    """What a message holds. `places` tells the place of each event in its message."""
 
     events: list[Event]
-    indexes: list[int] | range
+    places: list[int] | range
     rejects: list[Reject]
 
 
@@ -129,11 +129,11 @@ def decode(body: bytes, content_type: str | None, content_encoding: str | None, 
     return _judge_one(body, path, window)
 
 
-def event_text(body: bytes, index: int) -> bytes:
-    """The bytes of the event at `index` of a message that has been decoded."""
+def event_text(body: bytes, place: int) -> bytes:
+    """The bytes of the event at `place` of a message that has been decoded."""
     if body.lstrip(b" \t\r\n")[:1] != b"[":
         return body
-    return _elements(body)[index]
+    return _elements(body)[place]
 
 
 def _accept_one(body: bytes, path: _Path, window: Window) -> Event | None:
@@ -191,7 +191,7 @@ def _decode_array(body: bytes, path: _Path, window: Window) -> Decoded:
             verdict = judge(element, path.form, window)
         if isinstance(verdict, Event):
             decoded.events.append(verdict)
-            cast("list[int]", decoded.indexes).append(index)
+            cast("list[int]", decoded.places).append(index)
         else:
             decoded.rejects.append(Reject(index, element, verdict))
     return decoded

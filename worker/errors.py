@@ -38,3 +38,7 @@ class RowsRefusedError(UsageWorkerError):
         self.sqlstate = sqlstate
         self.column = column
         self.line = line
+
+
+class TopologyError(UsageWorkerError):
+    """An exchange or queue exists with other properties than this version needs."""

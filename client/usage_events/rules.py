@@ -142,7 +142,7 @@ def cost_micro_usd(given: float | str) -> int:
     Raises:
         RuleError: it is not finite, negative, or 10,000 dollars or more after rounding.
     """
-    if isinstance(given, float) and 0.0 <= given < 9_999.0:  # noqa: PLR2004 - safely below the limit
+    if not isinstance(given, str) and 0.0 <= given < 9_999.0:  # noqa: PLR2004 - safely below the limit
         # Exact without Decimal unless the seventh decimal is so near 5 that the double's own error decides.
         scaled = given * 1e6
         whole = int(scaled)
@@ -163,7 +163,7 @@ def cost_micro_usd(given: float | str) -> int:
 
 def _exact(given: float | str) -> Decimal:
     if not isinstance(given, str):
-        return Decimal(repr(given)) if isinstance(given, float) else Decimal(given)
+        return Decimal(repr(float(given)))
     mantissa, _, exponent = given.lower().partition("e")
     digits = exponent.lstrip("+-").lstrip("0")
     if len(digits) > _EXPONENT_DIGITS_MAX:  # Decimal has no such exponent, but the rules have an answer

@@ -1,0 +1,32 @@
+"""The client's errors; the adapter translates its library's errors into these, once.
+
+A message says what is wrong, with which value, and what to do next.
+"""
+
+
+class UsageEventsError(Exception):
+    """Anything that this package reports by itself."""
+
+
+class EventTooLargeError(UsageEventsError, ValueError):
+    """One event alone is larger than a message may be; nothing of its `send` has been sent."""
+
+
+class BrokerUnavailableError(UsageEventsError):
+    """RabbitMQ cannot take the message now: not reached, lost on the way, or too full. Trying again helps."""
+
+
+class RefusedError(UsageEventsError):
+    """RabbitMQ refuses the message or the connection; trying again does not help until somebody acts."""
+
+
+class ExchangeMissingError(RefusedError):
+    """The exchange does not exist."""
+
+
+class AccessRefusedError(RefusedError):
+    """The user may not connect, or may not write to the exchange."""
+
+
+class UnroutableError(RefusedError):
+    """The exchange exists, but no queue is bound that takes the routing key: the message came back."""

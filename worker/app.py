@@ -1,0 +1,166 @@
+"""The composition root: the only place that knows both the pipeline and the adapters."""
+
+import asyncio
+import os
+import signal
+import socket
+from collections.abc import Coroutine, Sequence
+from typing import Any
+
+import structlog
+from usage_events.contract import FieldError, Reason, Refusal
+from usage_events.rules import Window
+
+from worker.decode import WHOLE_MESSAGE, Decoded, Reject, decode
+from worker.delivery import Delivery
+from worker.errors import UsageWorkerError
+from worker.http import serve
+from worker.metrics import Metrics
+from worker.pipeline import Pipeline, PipelineOptions
+from worker.postgres.store import PostgresStore
+from worker.rabbitmq.source import RabbitSource
+from worker.rabbitmq.topology import DELIVERY_LIMIT
+from worker.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+# A process that is told twice, or that takes longer than it may, leaves what it holds to others.
+EXIT_CLEAN = 0
+EXIT_GAVE_BACK = 1
+
+
+def worker_name() -> str:
+    """How this worker shows in logs, connections and dead letters."""
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+def decode_delivery(delivery: Delivery, window: Window) -> Decoded:
+    """The decoder of the queue of events."""
+    properties = delivery.properties
+    return decode(delivery.body, properties.content_type, properties.content_encoding, window)
+
+
+def keep_undecoded(delivery: Delivery, _: Window) -> Decoded:
+    """The decoder of the dead queue: what crashed the decoder there would crash it again, so nothing is decoded."""
+    message = f"was handed out more than {DELIVERY_LIMIT} times without being acknowledged"
+    refusal = Refusal(Reason.DELIVERY_LIMIT, [FieldError(field="", message=message, input=None)])
+    return Decoded([], range(0), [Reject(WHOLE_MESSAGE, delivery.body, refusal)])
+
+
+def build_pipelines(settings: Settings, metrics: Metrics) -> list[Pipeline]:
+    """The pipeline of events, and the one that drains the dead queue into the dead letters."""
+    name = worker_name()
+
+    def store() -> PostgresStore:
+        return PostgresStore(settings.postgres_dsn.get_secret_value(), settings.postgres_schema, worker=name)
+
+    options = PipelineOptions(
+        batch_events_max=settings.batch_max_events,
+        batch_bytes_max=settings.held_bytes_max // (settings.writers + 2),
+        batch_age_seconds_max=settings.batch_max_age,
+        held_bytes_max=settings.held_bytes_max,
+        prefetch_max=settings.prefetch,
+        max_age_seconds=settings.max_age,
+        max_ahead_seconds=settings.max_ahead,
+    )
+    events = Pipeline(
+        source=RabbitSource(settings, queue=settings.queue, name=f"usage-worker {name}"),
+        stores=[store() for _ in range(settings.writers)],
+        probe=store(),
+        decoder=decode_delivery,
+        options=options,
+        metrics=metrics,
+    )
+    drain = Pipeline(
+        source=RabbitSource(settings, queue=settings.dead_queue, name=f"usage-worker {name} dead queue"),
+        stores=[store()],
+        probe=store(),
+        decoder=keep_undecoded,
+        options=PipelineOptions(
+            batch_events_max=1,
+            batch_bytes_max=options.batch_bytes_max,
+            batch_age_seconds_max=options.batch_age_seconds_max,
+            held_bytes_max=options.held_bytes_max,
+            prefetch_max=1,
+            max_age_seconds=options.max_age_seconds,
+            max_ahead_seconds=options.max_ahead_seconds,
+        ),
+        metrics=metrics,
+    )
+    return [events, drain]
+
+
+async def run(settings: Settings) -> int:
+    """Run the worker until a signal; the exit status.
+
+    Raises:
+        UsageWorkerError: what no waiting mends.
+    """
+    metrics = Metrics()
+    pipelines = build_pipelines(settings, metrics)
+    events = pipelines[0]
+
+    def why_not_ready() -> str | None:
+        return None if events.is_consuming else events.state.value
+
+    async with serve(
+        settings.http_host, settings.http_port, registry=metrics.registry, why_not_ready=why_not_ready
+    ) as port:
+        log.info("listening", host=settings.http_host, port=port)
+        return await _until_stopped(pipelines, settings.shutdown_timeout)
+
+
+async def _until_stopped(pipelines: Sequence[Pipeline], shutdown_seconds_max: float) -> int:
+    told = asyncio.Event()
+    told_twice = asyncio.Event()
+
+    def on_signal(number: int) -> None:
+        log.info("signal", signal=signal.Signals(number).name)
+        (told_twice if told.is_set() else told).set()
+        for pipeline in pipelines:
+            pipeline.stop()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal, number)
+    running = asyncio.ensure_future(_all(pipeline.run() for pipeline in pipelines))
+    try:
+        await asyncio.wait({running, _task(told.wait())}, return_when=asyncio.FIRST_COMPLETED)
+        if not running.done():
+            await asyncio.wait(
+                {running, _task(told_twice.wait())},
+                timeout=shutdown_seconds_max,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+        if running.done():
+            running.result()
+            log.info("stopped: everything that was held is stored and acknowledged")
+            return EXIT_CLEAN
+        why = "a second signal" if told_twice.is_set() else f"{shutdown_seconds_max:g} s have passed"
+        log.warning("stopping at once: what is held goes back to the broker", why=why)
+        running.cancel()
+        await asyncio.wait({running})
+        return EXIT_GAVE_BACK
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+
+
+def _task(waiting: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+    return asyncio.get_running_loop().create_task(waiting)
+
+
+async def _all(coroutines: Any) -> None:
+    """Run all; the first of the project's own errors ends them and comes out as itself."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            for coroutine in coroutines:
+                group.create_task(coroutine)
+    except* UsageWorkerError as errors:
+        raise _first(errors) from None
+
+
+def _first(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

@@ -1,0 +1,216 @@
+"""Dead letters as values: what is kept of an event that could not be stored, so that it can be understood and replayed.
+
+Pure. Every text but the body is made storable, or one reject would stop everything.
+"""
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from usage_events.contract import (
+    CONTENT_TYPE_CLOUDEVENT,
+    CONTENT_TYPE_CLOUDEVENTS_BATCH,
+    CONTENT_TYPE_JSON,
+    UUID_PATTERN,
+    Event,
+    Reason,
+    Refusal,
+)
+from usage_events.cloudevents import event_id
+from usage_events.judge import parse
+
+from worker.batch import Batch, Origin
+from worker.decode import WHOLE_MESSAGE, Reject, event_text, media_of, Media
+from worker.delivery import Delivery
+
+INPUT_CHARACTERS_MAX = 1000  # of each error: the body has the whole
+ERRORS_MAX = 50
+MODEL_CHARACTERS_MAX = 255  # a longer one would not fit an index
+HEADERS_CHARACTERS_MAX = 20_000
+_DEPTH_MAX = 12
+_INTEGER_BITS_MAX = 1024
+_UUID = re.compile(UUID_PATTERN)
+
+
+@dataclass(slots=True, frozen=True)
+class DeadLetter:
+    """One refused body, as it stands in `ai_usage_dead_letters`; the JSON fields are text."""
+
+    fingerprint: bytes
+    event_id: UUID | None
+    reason: Reason
+    errors_json: str
+    body: bytes
+    content_type: str
+    headers_json: str
+    app_id: str | None
+    amqp_user: str | None
+    exchange: str
+    routing_key: str
+    queue: str
+    user_id: UUID | None
+    organization_id: UUID | None
+    model: str | None
+    occurrences: int = 1
+
+
+@dataclass(slots=True, frozen=True)
+class Identity:
+    """What can be read of an event that was refused."""
+
+    event_id: UUID | None = None
+    user_id: UUID | None = None
+    organization_id: UUID | None = None
+    model: str | None = None
+
+
+def fingerprint(content_type: str, body: bytes) -> bytes:
+    """What makes a letter the same letter: SHA-256 of content type, line feed, body."""
+    return hashlib.sha256(content_type.encode() + b"\n" + body).digest()
+
+
+def letters_of_rejects(batch: Batch) -> list[DeadLetter]:
+    """The letters of what validation has refused."""
+    return [
+        _letter(entry.delivery, reject.place, reject.body, reject.refusal, _identity(entry.delivery, reject))
+        for entry in batch.entries
+        for reject in entry.decoded.rejects
+    ]
+
+
+def letter_of_event(origin: Origin, event: Event, refusal: Refusal) -> DeadLetter:
+    """The letter of an accepted event that the database's state refuses."""
+    delivery = origin.delivery
+    identity = Identity(UUID(bytes=event.id), UUID(bytes=event.user_id), UUID(bytes=event.organization_id), event.model)
+    return _letter(delivery, origin.place, event_text(delivery.body, origin.place), refusal, identity)
+
+
+def add_up(letters: Iterable[DeadLetter]) -> list[DeadLetter]:
+    """Identical ones added up, in the order of their fingerprints (in which every worker locks them)."""
+    found: dict[bytes, DeadLetter] = {}
+    for letter in letters:
+        known = found.get(letter.fingerprint)
+        found[letter.fingerprint] = (
+            letter if known is None else replace(letter, occurrences=known.occurrences + letter.occurrences)
+        )
+    return [found[key] for key in sorted(found)]
+
+
+def _letter(delivery: Delivery, place: int, body: bytes, refusal: Refusal, identity: Identity) -> DeadLetter:
+    properties = delivery.properties
+    content_type = _content_type(properties.content_type, place)
+    return DeadLetter(
+        fingerprint=fingerprint(content_type, body),
+        event_id=identity.event_id,
+        reason=refusal.reason,
+        errors_json=_json([_short(dict(error)) for error in refusal.errors[:ERRORS_MAX]]),
+        body=body,
+        content_type=content_type,
+        headers_json=_headers(properties.headers),
+        app_id=_optional(properties.app_id),
+        amqp_user=_optional(properties.user_id),
+        exchange=storable(delivery.exchange),
+        routing_key=storable(delivery.routing_key),
+        queue=storable(delivery.queue),
+        user_id=identity.user_id,
+        organization_id=identity.organization_id,
+        model=_optional(identity.model),
+    )
+
+
+def _content_type(given: str | None, place: int) -> str:
+    """The content type of the letter's own body: an element cut out of a batch is a single one."""
+    if given is None:
+        return CONTENT_TYPE_JSON
+    if place != WHOLE_MESSAGE and media_of(given, None) is Media.CLOUDEVENTS_BATCH:
+        return CONTENT_TYPE_CLOUDEVENT
+    return storable(given)
+
+
+def _identity(delivery: Delivery, reject: Reject) -> Identity:
+    if reject.place == WHOLE_MESSAGE:
+        return Identity()
+    value, _ = parse(reject.body)
+    if not isinstance(value, dict):
+        return Identity()
+    media = media_of(delivery.properties.content_type, None)
+    if media in (Media.CLOUDEVENT, Media.CLOUDEVENTS_BATCH):
+        data = value.get("data")
+        identifier, source = value.get("id"), value.get("source")
+        if isinstance(identifier, str) and isinstance(source, str) and identifier and source:
+            identifier = event_id(storable(identifier), storable(source))
+        fields = data if isinstance(data, dict) else {}
+    else:
+        fields, identifier = value, value.get("id")
+    model = fields.get("model")
+    return Identity(
+        _uuid(identifier),
+        _uuid(fields.get("user_id")),
+        _uuid(fields.get("organization_id")),
+        model[:MODEL_CHARACTERS_MAX] if isinstance(model, str) else None,
+    )
+
+
+def _uuid(value: Any) -> UUID | None:
+    return UUID(value) if isinstance(value, str) and _UUID.search(value) else None
+
+
+def _optional(text: str | None) -> str | None:
+    return None if text is None else storable(text)
+
+
+def storable(text: str) -> str:
+    """A text that Postgres can hold: NUL and lone surrogates are written out as escapes."""
+    if "\x00" not in text and text.isascii():
+        return text
+    return text.replace("\x00", "\\x00").encode("utf-8", "backslashreplace").decode()
+
+
+def _headers(headers: Mapping[str, Any]) -> str:
+    if not headers:
+        return "{}"
+    text = _json(dict(headers))
+    if len(text) <= HEADERS_CHARACTERS_MAX:
+        return text
+    return _json({"truncated": text[:HEADERS_CHARACTERS_MAX]})
+
+
+def _short(error: dict[str, Any]) -> dict[str, Any]:
+    given = error["input"]
+    text = given if isinstance(given, str) else _json(given)
+    if len(text) > INPUT_CHARACTERS_MAX:
+        error["input"] = f"{text[:INPUT_CHARACTERS_MAX]}… ({len(text)} characters)"
+    return error
+
+
+def _json(value: Any) -> str:
+    return json.dumps(_plain(value, depth=0), ensure_ascii=False)
+
+
+def _plain(value: Any, depth: int) -> Any:
+    """The value with nothing in it that `jsonb` refuses, whatever a header table or a wrong field holds."""
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        return storable(value)
+    if isinstance(value, int):
+        return value if value.bit_length() < _INTEGER_BITS_MAX else f"{value:#x}"
+    if isinstance(value, float):
+        return value if math.isfinite(value) else repr(value)
+    if isinstance(value, bytes | bytearray):
+        return bytes(value).decode("utf-8", "backslashreplace").replace("\x00", "\\x00")
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if depth >= _DEPTH_MAX:
+        return "…"
+    if isinstance(value, Mapping):
+        return {storable(str(key)): _plain(item, depth + 1) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item, depth + 1) for item in value]
+    return storable(str(value))

@@ -1,0 +1,69 @@
+"""Every metric of the worker, in one place. The names are a promise to dashboards and alerts."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+PREFIX = "usage_worker"
+
+
+class Metrics:
+    """The worker's metrics in a registry of their own.
+
+    Args:
+        registry: where they are registered; a new one where none is given.
+    """
+
+    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+        self.registry = registry or CollectorRegistry()
+        # What became of events: every event and every whole-message letter is counted once a delivery.
+        self.events = Counter(f"{PREFIX}_events", "Events settled, by outcome", ["outcome"], registry=self.registry)
+        # Why events were refused.
+        self.dead_letters = Counter(
+            f"{PREFIX}_dead_letters", "Dead letters written, by reason", ["reason"], registry=self.registry
+        )
+        # How full batches are, and so whether age or size closes them.
+        self.batch_events = Histogram(
+            f"{PREFIX}_batch_events",
+            "Events in a batch",
+            buckets=(1, 10, 50, 100, 500, 1000, 2500, 5000, 10_000, 50_000),
+            registry=self.registry,
+        )
+        self.batches = Counter(
+            f"{PREFIX}_batches", "Batches committed, by what closed them", ["trigger"], registry=self.registry
+        )
+        # From the begin of a batch's transaction until its commit: is the database the limit?
+        self.commit_seconds = Histogram(
+            f"{PREFIX}_commit_seconds",
+            "Seconds that a batch's transaction took",
+            buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
+            registry=self.registry,
+        )
+        # Commit minus created_at of the oldest event in each batch: are we keeping up?
+        self.event_age_seconds = Histogram(
+            f"{PREFIX}_event_age_seconds",
+            "Age of a batch's oldest event at its commit, in seconds",
+            buckets=(0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600, 21_600, 86_400),
+            registry=self.registry,
+        )
+        # What is in the worker's hands: delivered, not yet acknowledged.
+        self.held_events = Gauge(f"{PREFIX}_held_events", "Events held, not yet settled", registry=self.registry)
+        # Deliveries that the broker had handed out before.
+        self.redeliveries = Counter(
+            f"{PREFIX}_redeliveries", "Deliveries that were handed out before", registry=self.registry
+        )
+        self.reconnects = Counter(
+            f"{PREFIX}_reconnects", "Connections that were lost, by peer", ["peer"], registry=self.registry
+        )
+        self.database_up = Gauge(f"{PREFIX}_database_up", "1 while the database takes writes", registry=self.registry)
+        # Of the table, not of this worker: how much waits for an operator, and for how long.
+        self.dead_letters_open = Gauge(
+            f"{PREFIX}_dead_letters_open", "Open dead letters, by reason", ["reason"], registry=self.registry
+        )
+        self.dead_letters_oldest_open_seconds = Gauge(
+            f"{PREFIX}_dead_letters_oldest_open_seconds",
+            "Age of the oldest open dead letter in seconds, 0 where there is none",
+            registry=self.registry,
+        )
+        for outcome in ("stored", "duplicate", "dead"):
+            self.events.labels(outcome)
+        for peer in ("rabbitmq", "postgres"):
+            self.reconnects.labels(peer)

@@ -1,0 +1,454 @@
+"""The pipeline: delivery → decode → batcher → writer → settle. It decides by the pure stages and does their waiting.
+
+    source ──receive──▶ inbox ──decode──▶ batcher ──▶ ready ──writer──▶ store
+       ▲                                                                  │
+       └──────────────────── acknowledge ◀── ledger ◀───── committed ─────┘
+
+Everything runs on one event loop. A delivery is acknowledged only after the transaction with its outcome has
+committed, on the channel that it came from: what belongs to an older generation is dropped, the broker hands it out
+again.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from time import monotonic, time
+
+import stamina
+import structlog
+from usage_events.rules import Window
+
+from worker.batch import Batch, Batcher, Entry, Trigger
+from worker.decode import Decoded
+from worker.delivery import Delivery
+from worker.errors import SystemUnavailableError
+from worker.metrics import Metrics
+from worker.prefetch import Prefetch, PrefetchLimits
+from worker.settle import Ack, Ledger
+from worker.source import Source
+from worker.store import Store, Written
+
+DECODED_AT_ONCE_MAX = 500  # events; then others may run
+HOLD_SECONDS_MAX = 600.0  # well before the broker's consumer time-out of 30 minutes
+BACKOFF_SECONDS_MAX = 10.0
+NO_GENERATION = 0  # of no delivery: the channel is gone
+
+log = structlog.get_logger(__name__)
+
+Decoder = Callable[[Delivery, Window], Decoded]
+
+
+@dataclass(slots=True, frozen=True)
+class PipelineOptions:
+    """The sizes of a pipeline. Ages are in seconds, and those of the window as in the contract."""
+
+    batch_events_max: int
+    batch_bytes_max: int
+    batch_age_seconds_max: float
+    held_bytes_max: int
+    prefetch_max: int
+    max_age_seconds: int
+    max_ahead_seconds: int
+    hold_seconds_max: float = HOLD_SECONDS_MAX
+
+
+class State(Enum):
+    """What a pipeline is doing; its value says so to an operator."""
+
+    WAITING = "waiting for the database"
+    CONNECTING = "connecting to the broker"
+    CONSUMING = "consuming"
+    HOLDING = "the database is away: holding what is held"
+    STOPPING = "stopping"
+
+
+class Pipeline:
+    """Moves messages from a source into stores until it is stopped.
+
+    Args:
+        source: where deliveries come from.
+        stores: one a writer; they write at once.
+        probe: asks whether the database answers, while the others may be busy.
+        decoder: what is made of a delivery.
+        options: sizes.
+        metrics: where everything is counted.
+    """
+
+    def __init__(
+        self,
+        *,
+        source: Source,
+        stores: Sequence[Store],
+        probe: Store,
+        decoder: Decoder,
+        options: PipelineOptions,
+        metrics: Metrics,
+    ) -> None:
+        self._source = source
+        self._stores = stores
+        self._probe = probe
+        self._decoder = decoder
+        self._options = options
+        self._metrics = metrics
+        self._batcher = Batcher(
+            events_max=options.batch_events_max,
+            body_bytes_max=options.batch_bytes_max,
+            age_seconds_max=options.batch_age_seconds_max,
+        )
+        self._prefetch = Prefetch(
+            PrefetchLimits(
+                messages_max=options.prefetch_max,
+                events_wanted=(len(stores) + 1) * options.batch_events_max,
+                body_bytes_max=options.held_bytes_max,
+            )
+        )
+        self._ledger = Ledger(NO_GENERATION)
+        self._ledger_lock = asyncio.Lock()
+        self._inbox: deque[Delivery] = deque()
+        self._ready: asyncio.Queue[Batch] = asyncio.Queue()
+        self._idle_writers = 0
+        self._held_bytes = 0
+        self._held_events = 0
+        self._paused = False
+        self._wake = asyncio.Event()
+        self._retune = asyncio.Event()
+        self._progress = asyncio.Event()
+        self._stop = asyncio.Event()
+        self._down_since: float | None = None
+        self._is_open = False
+        self.state = State.WAITING
+
+    # What the source calls.
+
+    def receive(self, delivery: Delivery) -> None:
+        """A delivery has arrived; called from within the broker's reader, so nothing is done with it here."""
+        self._ledger.delivered(delivery.tag)
+        self._inbox.append(delivery)
+        self._held_bytes += delivery.body_bytes
+        if self._held_bytes > self._options.held_bytes_max and not self._paused:
+            self._paused = True
+            self._source.pause()
+        self._wake.set()
+
+    def held(self) -> int:
+        """Deliveries that are neither acknowledged nor given back."""
+        return len(self._ledger)
+
+    # What the composition root calls.
+
+    def stop(self) -> None:
+        """Stop consuming, write and acknowledge what is held; `run` returns when that is done."""
+        self._stop.set()
+
+    @property
+    def is_consuming(self) -> bool:
+        """Do messages move?"""
+        return self.state is State.CONSUMING
+
+    async def run(self) -> None:
+        """Run until `stop`, through every outage of both sides. Cancelled, it gives back what is held.
+
+        Raises:
+            UsageWorkerError: what no waiting mends, such as a queue with other properties.
+        """
+        workers: list[asyncio.Task[None]] = []
+        try:
+            async with asyncio.TaskGroup() as group:
+                workers = [group.create_task(self._assemble()), group.create_task(self._tune())]
+                workers += [group.create_task(self._write_batches(store)) for store in self._stores]
+                supervisor = group.create_task(self._supervise())
+                workers.append(supervisor)
+                await self._stop.wait()
+                await self._drain(supervisor)
+                for task in workers:
+                    task.cancel()
+        finally:
+            await self._leave()
+
+    # Supervision: connect, notice losses, connect again.
+
+    async def _supervise(self) -> None:
+        generation = 0
+        while not self._stop.is_set():
+            self._enter(State.WAITING)
+            await self._until_database_answers()
+            self._enter(State.CONNECTING)
+            generation += 1
+            await self._open(generation)
+            self._is_open = True
+            self._enter(State.CONSUMING)
+            log.info("consuming", queue=self._source.queue, generation=generation)
+            why = await self._until_lost()
+            self._is_open = False
+            self._metrics.reconnects.labels("rabbitmq").inc()
+            log.warning("lost the broker", queue=self._source.queue, why=why, held=self.held())
+            self._forget_held(NO_GENERATION)
+            await self._source.close()
+
+    async def _open(self, generation: int) -> None:
+        async for attempt in _retries():
+            with attempt:
+                self._forget_held(generation)
+                self._prefetch.restart()
+                try:
+                    await self._source.open(generation, self._prefetch.current, self)
+                except SystemUnavailableError as error:
+                    log.warning("waiting for the broker", why=str(error), attempt=attempt.num)
+                    raise
+
+    async def _until_database_answers(self) -> None:
+        async for attempt in _retries():
+            with attempt:
+                try:
+                    await self._probe.ping()
+                except SystemUnavailableError as error:
+                    self._database_failed(error)
+                    raise
+        await self._probe.close()
+        self._database_answered()
+
+    async def _until_lost(self) -> str:
+        """Until the source loses its channel, or an outage of the database outlasts what may be held."""
+        lost = asyncio.ensure_future(self._source.lost())
+        try:
+            while True:
+                done, _ = await asyncio.wait({lost}, timeout=self._hold_seconds_left())
+                if done:
+                    return lost.result()
+                if self._hold_seconds_left() <= 0:
+                    await self._source.stop_consuming()
+                    await self._source.give_back(self._ledger.last_tag)
+                    return f"gave back what was held: the database is away for {self._options.hold_seconds_max:.0f} s"
+        except SystemUnavailableError as error:
+            return str(error)
+        finally:
+            lost.cancel()
+
+    def _hold_seconds_left(self) -> float:
+        if self._down_since is None:
+            return self._options.hold_seconds_max
+        return self._down_since + self._options.hold_seconds_max - monotonic()
+
+    def _forget_held(self, generation: int) -> None:
+        """The channel is gone: its tags mean nothing any more, and everything unacknowledged comes again."""
+        self._ledger = Ledger(generation)
+        self._inbox.clear()
+        self._held_bytes = 0
+        self._count_held(-self._held_events)
+        self._paused = False
+        self._progress.set()
+
+    # Decode and batch.
+
+    async def _assemble(self) -> None:
+        while True:
+            await self._until_there_is_work()
+            self._decode_some()
+            self._close_due()
+            await self._acknowledge_overdue()
+            await asyncio.sleep(0)
+
+    async def _until_there_is_work(self) -> None:
+        if self._inbox:
+            return
+        due_at = self._batcher.due_at() if self._may_close else None  # a writer that becomes free wakes us
+        times = [at for at in (due_at, self._ledger.overdue_at()) if at is not None]
+        try:
+            async with asyncio.timeout(max(0.0, min(times) - monotonic()) if times else None):
+                await self._wake.wait()
+        except TimeoutError:
+            pass
+        self._wake.clear()
+
+    def _decode_some(self) -> None:
+        window = Window.around(
+            int(time() * 1e6),
+            max_age_seconds=self._options.max_age_seconds,
+            max_ahead_seconds=self._options.max_ahead_seconds,
+        )
+        decoded_events = 0
+        while self._inbox and decoded_events < DECODED_AT_ONCE_MAX:
+            delivery = self._inbox.popleft()
+            decoded = self._decoder(delivery, window)
+            events = len(decoded.events) + len(decoded.rejects)
+            decoded_events += events
+            self._count_held(events)
+            if delivery.delivery_count:
+                self._metrics.redeliveries.inc()
+            self._prefetch.seen(events=events, body_bytes=delivery.body_bytes, delivery_count=delivery.delivery_count)
+            for batch in self._batcher.add(Entry(delivery, decoded), monotonic()):
+                self._ready.put_nowait(batch)
+        if self._prefetch.is_suspicious:
+            self._retune.set()
+
+    def _close_due(self) -> None:
+        """Hand on what should not wait: only to a writer that is free, else it may as well grow."""
+        if self._inbox or not self._may_close:
+            return
+        batches = self._batcher.poll(monotonic())
+        if not batches and self._stop.is_set():
+            batches = self._batcher.flush(Trigger.STOP)
+        if not batches and self.held() >= self._prefetch.current:
+            batches = self._batcher.flush(Trigger.PREFETCH)
+        for batch in batches:
+            self._ready.put_nowait(batch)
+
+    @property
+    def _may_close(self) -> bool:
+        return self._idle_writers > 0 and self._ready.empty()
+
+    # Write and settle.
+
+    async def _write_batches(self, store: Store) -> None:
+        while True:
+            self._idle_writers += 1
+            self._wake.set()
+            self._progress.set()
+            batch = await self._ready.get()
+            self._idle_writers -= 1
+            generation = self._ledger.generation
+            batch = batch.only_generation(generation)
+            if not batch.entries:
+                continue
+            begun_at = monotonic()
+            written = await self._write(store, batch, generation)
+            if written is not None:
+                self._count(batch, written, monotonic() - begun_at)
+                await self._settle(batch, generation)
+
+    async def _write(self, store: Store, batch: Batch, generation: int) -> Written | None:
+        """Write, whatever it takes; `None` where the deliveries have gone back to the broker meanwhile."""
+        async for attempt in _retries():
+            with attempt:
+                if self._ledger.generation != generation:
+                    return None
+                try:
+                    written = await store.write(batch)
+                except SystemUnavailableError as error:
+                    self._database_failed(error)
+                    raise
+                self._database_answered()
+                return written
+        raise AssertionError("retries without an end have ended")
+
+    async def _settle(self, batch: Batch, generation: int) -> None:
+        async with self._ledger_lock:  # acknowledgements leave in the order in which the ledger gives them
+            ledger = self._ledger
+            if ledger.generation != generation:
+                return  # committed, but on a channel that is gone: it comes again and is known as a duplicate
+            acks = ledger.committed((entry.delivery.tag for entry in batch.entries), monotonic())
+            self._held_bytes -= batch.body_bytes
+            self._count_held(-batch.events)
+            await self._send(acks)
+        self._prefetch.acknowledged(len(batch.entries))
+        if self._paused and self._held_bytes < self._options.held_bytes_max // 2:
+            self._paused = False
+            self._source.resume()
+        self._retune.set()
+        self._progress.set()
+
+    async def _acknowledge_overdue(self) -> None:
+        async with self._ledger_lock:
+            await self._send(self._ledger.overdue(monotonic()))
+
+    async def _send(self, acks: Sequence[Ack]) -> None:
+        if acks:
+            try:
+                await self._source.acknowledge(acks)
+            except SystemUnavailableError as error:
+                log.debug("acknowledgements are lost with their channel", why=str(error))
+
+    async def _tune(self) -> None:
+        while True:
+            await self._retune.wait()
+            self._retune.clear()
+            proposal = self._prefetch.proposal() if self.is_consuming and not self._stop.is_set() else None
+            if proposal is None:
+                continue
+            log.debug("prefetch", prefetch=proposal)
+            try:
+                await self._source.set_prefetch(proposal)
+            except SystemUnavailableError as error:
+                log.debug("the prefetch stays: the channel is lost", why=str(error))
+
+    # The end.
+
+    async def _drain(self, supervisor: asyncio.Task[None]) -> None:
+        """Stop consuming; return when nothing is held any more."""
+        self._enter(State.STOPPING)
+        if self._is_open:
+            try:
+                await self._source.stop_consuming()
+            except SystemUnavailableError as error:
+                log.debug("the channel was lost while stopping", why=str(error))
+        else:
+            supervisor.cancel()
+        log.info("stopping", held=self.held())
+        while self.held():
+            self._progress.clear()
+            self._wake.set()
+            await self._progress.wait()
+
+    async def _leave(self) -> None:
+        if self.held():
+            log.warning("giving back what is held", held=self.held())
+            await self._source.give_back(self._ledger.last_tag)
+        await self._source.close()
+        for store in (*self._stores, self._probe):
+            await store.close()
+
+    # Counting.
+
+    def _enter(self, state: State) -> None:
+        if self._stop.is_set():
+            state = State.STOPPING
+        self.state = state
+
+    def _count_held(self, events: int) -> None:
+        self._held_events += events
+        self._metrics.held_events.inc(events)
+
+    def _count(self, batch: Batch, written: Written, seconds: float) -> None:
+        metrics = self._metrics
+        metrics.events.labels("stored").inc(written.stored)
+        metrics.events.labels("duplicate").inc(written.duplicates)
+        metrics.events.labels("dead").inc(written.dead.total())
+        for reason, count in written.dead.items():
+            metrics.dead_letters.labels(reason.value).inc(count)
+        metrics.batch_events.observe(batch.events)
+        metrics.batches.labels((batch.trigger or Trigger.STOP).value).inc()
+        metrics.commit_seconds.observe(seconds)
+        oldest_us = min((event.created_at_us for event in batch.accepted()), default=None)
+        if oldest_us is not None:
+            metrics.event_age_seconds.observe(max(0.0, time() - oldest_us / 1e6))
+
+    def _database_failed(self, error: SystemUnavailableError) -> None:
+        self._metrics.database_up.set(0)
+        if self._down_since is None:
+            self._down_since = monotonic()
+            self._metrics.reconnects.labels("postgres").inc()
+            log.warning("the database is away: holding, nothing is refused", why=str(error), held=self.held())
+        if self.state is State.CONSUMING:
+            self.state = State.HOLDING
+
+    def _database_answered(self) -> None:
+        self._metrics.database_up.set(1)
+        if self._down_since is not None:
+            log.info("the database is back", seconds=round(monotonic() - self._down_since, 1))
+            self._down_since = None
+        if self.state is State.HOLDING:
+            self.state = State.CONSUMING
+
+
+def _retries() -> AsyncIterator[stamina.Attempt]:
+    """For ever, with exponential back-off and jitter."""
+    return stamina.retry_context(
+        on=SystemUnavailableError,
+        attempts=None,
+        timeout=None,
+        wait_initial=0.1,
+        wait_max=BACKOFF_SECONDS_MAX,
+        wait_jitter=1.0,
+    ).__aiter__()

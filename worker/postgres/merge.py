@@ -1,0 +1,199 @@
+"""The steps of one transaction: stage the events, merge them, classify what did not go in, record the dead letters.
+
+All of them run inside a transaction of the caller's, on a session of `session.connect` that `prepare` has seen.
+"""
+
+from collections.abc import AsyncIterator, Sequence
+from datetime import datetime
+from typing import NamedTuple
+
+import asyncpg
+from usage_events.contract import Event, Reason
+
+from worker.errors import SystemUnavailableError
+from worker.letters import DeadLetter
+from worker.postgres.copy_format import STAGE_COLUMNS, encode
+
+MERGES_MAX = 5  # a row that was deleted between two statements makes one more necessary
+
+_STAGE = "usage_stage"
+_LETTER_STAGE = "usage_letter_stage"
+_LETTER_COLUMNS = (
+    ("fingerprint", "bytea"),
+    ("event_id", "uuid"),
+    ("reason", "text"),
+    ("errors", "jsonb"),
+    ("body", "bytea"),
+    ("content_type", "text"),
+    ("headers", "jsonb"),
+    ("app_id", "text"),
+    ("amqp_user", "text"),
+    ("exchange", "text"),
+    ("routing_key", "text"),
+    ("queue", "text"),
+    ("user_id", "uuid"),
+    ("organization_id", "uuid"),
+    ("model", "text"),
+    ("occurrences", "bigint"),
+    ("first_seen", "timestamptz"),
+    ("last_seen", "timestamptz"),
+    ("worker", "text"),
+)
+
+
+def _create(table: str, columns: Sequence[tuple[str, str]]) -> str:
+    defined = ", ".join(f"{name} {kind}" for name, kind in columns)
+    return f"CREATE TEMPORARY TABLE {table} ({defined}) ON COMMIT DELETE ROWS"
+
+
+_CREATE = f"{_create(_STAGE, STAGE_COLUMNS)}; {_create(_LETTER_STAGE, _LETTER_COLUMNS)}"
+
+# The order keeps two workers with overlapping batches from deadlocking. The conflict's target keeps a host's own
+# unique index from swallowing rows in silence.
+_MERGE = f"""
+INSERT INTO ai_usage_logs (id, user_id, organization_id, tokens_used, input_tokens, output_tokens, endpoint, model,
+                           request_type, request_metadata, estimated_cost_usd, created_at)
+SELECT s.id, s.user_id, s.organization_id, s.tokens_used, s.input_tokens, s.output_tokens, s.endpoint, s.model,
+       s.request_type, s.request_metadata, s.cost_micro_usd * 0.000001, s.created_at
+FROM {_STAGE} s
+WHERE EXISTS (SELECT FROM users u WHERE u.id = s.user_id)
+  AND EXISTS (SELECT FROM organizations o WHERE o.id = s.organization_id)
+ORDER BY s.id, s.ordinal
+ON CONFLICT (id) DO NOTHING
+"""  # noqa: S608 - names of this module only
+
+# A second statement: its snapshot sees what the first one waited for.
+_CLASSIFY = f"""
+SELECT outcome, count(*) AS events, array_agg(ordinal) FILTER (WHERE outcome NOT IN ('known', 'missing')) AS ordinals
+FROM (
+    SELECT s.ordinal, CASE
+        WHEN NOT EXISTS (SELECT FROM users u WHERE u.id = s.user_id) THEN 'unknown_user'
+        WHEN NOT EXISTS (SELECT FROM organizations o WHERE o.id = s.organization_id) THEN 'unknown_organization'
+        WHEN l.id IS NULL THEN 'missing'
+        WHEN (l.user_id, l.organization_id, l.tokens_used, l.input_tokens, l.output_tokens, l.created_at)
+             IS DISTINCT FROM
+             (s.user_id, s.organization_id, s.tokens_used, s.input_tokens, s.output_tokens, s.created_at)
+          OR (l.endpoint, l.model, l.request_type, l.request_metadata)
+             IS DISTINCT FROM
+             (s.endpoint::varchar, s.model::varchar, s.request_type::varchar, s.request_metadata)
+          OR (s.cost_given AND l.estimated_cost_usd IS DISTINCT FROM s.cost_micro_usd * 0.000001)
+        THEN 'id_conflict'
+        ELSE 'known'
+    END AS outcome
+    FROM {_STAGE} s LEFT JOIN ai_usage_logs l ON l.id = s.id
+) judged
+GROUP BY outcome
+"""  # noqa: S608 - names of this module only
+
+# The upsert takes the rows' locks in the order of their fingerprints; what may change beside the counts is decided
+# after it, on rows that are locked.
+_RECORD = f"""
+INSERT INTO ai_usage_dead_letters AS l ({", ".join(name for name, _ in _LETTER_COLUMNS)})
+SELECT {", ".join(name for name, _ in _LETTER_COLUMNS)} FROM {_LETTER_STAGE} ORDER BY fingerprint
+ON CONFLICT (fingerprint) DO UPDATE
+SET occurrences = l.occurrences + excluded.occurrences,
+    last_seen = greatest(l.last_seen, excluded.last_seen),
+    worker = excluded.worker
+"""  # noqa: S608 - names of this module only
+
+_REOPEN = f"""
+WITH came_again AS (
+    SELECT l.id, l.status, l.reason AS old_reason, s.reason AS new_reason, s.errors, s.worker
+    FROM {_LETTER_STAGE} s JOIN ai_usage_dead_letters l USING (fingerprint)
+    WHERE CASE WHEN l.status = 'open' THEN l.reason <> s.reason
+               ELSE NOT EXISTS (SELECT FROM ai_usage_logs e WHERE e.id = l.event_id) END
+), noted AS (
+    INSERT INTO ai_usage_dead_letter_actions
+        (who, letter_id, action, from_reason, to_reason, from_status, to_status, note)
+    SELECT worker, id, 'refused_again', old_reason, new_reason, status, 'open', 'the same body was delivered again'
+    FROM came_again
+)
+UPDATE ai_usage_dead_letters l
+SET status = 'open', reason = came_again.new_reason, errors = came_again.errors
+FROM came_again WHERE l.id = came_again.id
+"""  # noqa: S608 - names of this module only
+
+
+class Merged(NamedTuple):
+    """What became of the staged events: counts, and the reason of each that was refused, by its ordinal."""
+
+    stored: int
+    duplicates: int
+    refused: dict[int, Reason]
+
+
+async def prepare(connection: asyncpg.Connection) -> None:
+    """Make the session's own stages; once a connection, since tables made per batch bloat the catalogues."""
+    await connection.execute(_CREATE)
+
+
+async def merge(connection: asyncpg.Connection, numbered: Sequence[tuple[int, Event]]) -> Merged:
+    """Store the events that can be stored; say what became of the others. `numbered` pairs ordinal and event."""
+    if not numbered:
+        return Merged(0, 0, {})
+    await connection.copy_to_table(
+        _STAGE,
+        source=_once(encode(numbered)),
+        columns=[name for name, _ in STAGE_COLUMNS],
+        format="binary",
+    )
+    stored = 0
+    for _ in range(MERGES_MAX):
+        stored += _row_count(await connection.execute(_MERGE))
+        if stored == len(numbered):
+            return Merged(stored, 0, {})
+        known, refused, missing = await _classify(connection)
+        if not missing:
+            duplicates = known - stored
+            # The books: every staged event has exactly one outcome, or nothing is committed.
+            if duplicates < 0 or stored + duplicates + len(refused) != len(numbered):
+                raise SystemUnavailableError(
+                    f"the batch does not add up: {len(numbered)} staged, {stored} stored, {duplicates} duplicates, "
+                    f"{len(refused)} refused"
+                )
+            return Merged(stored, duplicates, refused)
+    raise SystemUnavailableError(f"rows vanished in {MERGES_MAX} merges in turn: something deletes what is stored")
+
+
+async def record(
+    connection: asyncpg.Connection, letters: Sequence[DeadLetter], *, worker: str, seen_at: datetime
+) -> None:
+    """Write dead letters, added up and sorted by `letters.add_up`; a body that is known is counted."""
+    if not letters:
+        return
+    records = [
+        (
+            letter.fingerprint, letter.event_id, letter.reason.value, letter.errors_json, letter.body,
+            letter.content_type, letter.headers_json, letter.app_id, letter.amqp_user, letter.exchange,
+            letter.routing_key, letter.queue, letter.user_id, letter.organization_id, letter.model,
+            letter.occurrences, seen_at, seen_at, worker,
+        )
+        for letter in letters
+    ]  # fmt: skip
+    await connection.copy_records_to_table(
+        _LETTER_STAGE, records=records, columns=[name for name, _ in _LETTER_COLUMNS]
+    )
+    await connection.execute(_RECORD)
+    await connection.execute(_REOPEN)
+
+
+async def _classify(connection: asyncpg.Connection) -> tuple[int, dict[int, Reason], int]:
+    known = missing = 0
+    refused: dict[int, Reason] = {}
+    for row in await connection.fetch(_CLASSIFY):
+        if row["outcome"] == "known":
+            known = row["events"]
+        elif row["outcome"] == "missing":
+            missing = row["events"]
+        else:
+            refused |= dict.fromkeys(row["ordinals"], Reason(row["outcome"]))
+    return known, refused, missing
+
+
+def _row_count(status: str) -> int:
+    return int(status.rpartition(" ")[2])
+
+
+async def _once(data: bytes) -> AsyncIterator[bytes]:
+    """Everything is encoded before the COPY begins: a source that raises inside one can hang the connection."""
+    yield data

@@ -1,0 +1,106 @@
+"""A session of the worker: connected to the server that takes writes, with everything pinned that promises rest on."""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import urlsplit
+
+import asyncpg
+
+from worker.errors import RowsRefusedError, SystemUnavailableError
+
+CONNECT_SECONDS_MAX = 10.0
+STATEMENT_SECONDS_MAX = 30
+LOCK_SECONDS_MAX = 10
+COMMAND_SECONDS_MAX = 40.0  # the client's own bound: a frozen server answers nothing, not even its time-outs
+
+PINS = {
+    "synchronous_commit": "on",
+    "default_transaction_isolation": "read committed",
+    "TimeZone": "UTC",
+    "statement_timeout": f"{STATEMENT_SECONDS_MAX}s",
+    "lock_timeout": f"{LOCK_SECONDS_MAX}s",
+    "idle_in_transaction_session_timeout": "60s",
+    # The temporary tables have no statistics: without these the planner has hashed the big table for a batch.
+    "enable_seqscan": "off",
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
+    "jit": "off",
+    "plan_cache_mode": "force_custom_plan",
+}
+
+# The connection is gone or unusable, whatever the library calls it.
+_LOST = (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+# A class 22 or 23 error, or a host's trigger, may be about the rows; everything else is about the system.
+_ROW_CLASSES = ("22", "23")
+_ROW_STATES = ("P0001",)
+
+
+async def connect(dsn: str, schema: str, *, name: str) -> asyncpg.Connection:
+    """A pinned session on the first host of `dsn` that takes writes.
+
+    Raises:
+        SystemUnavailableError: no host answers, or none lets this user in.
+    """
+    options: dict[str, Any] = {}
+    if "target_session_attrs" not in dsn:
+        options["target_session_attrs"] = "read-write"
+    try:
+        connection: asyncpg.Connection = await asyncpg.connect(
+            dsn,
+            timeout=CONNECT_SECONDS_MAX,
+            command_timeout=COMMAND_SECONDS_MAX,
+            statement_cache_size=0,
+            server_settings=PINS | {"application_name": name, "search_path": f'"{schema}"'},
+            **options,
+        )
+    except (*_LOST, asyncpg.PostgresError, ValueError) as error:
+        raise SystemUnavailableError(f"Postgres at {address(dsn)} does not answer: {describe(error)}") from error
+    return connection
+
+
+def address(dsn: str) -> str:
+    """Host, port and database of a DSN, without user and password."""
+    parts = urlsplit(dsn)
+    return f"{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+def describe(error: BaseException) -> str:
+    """One line about an error, also where the library gives it no text."""
+    return f"{type(error).__name__}: {error}".strip().rstrip(":").replace("\n", " ")
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Turns the library's errors into the project's own.
+
+    Raises:
+        RowsRefusedError: the error may be about the rows.
+        SystemUnavailableError: it is about the system.
+    """
+    try:
+        yield
+    except asyncpg.PostgresError as error:
+        state = error.sqlstate or ""
+        if state[:2] in _ROW_CLASSES or state in _ROW_STATES:
+            raise RowsRefusedError(
+                str(error), sqlstate=state, column=error.column_name, line=copy_line(error.context)
+            ) from error
+        raise SystemUnavailableError(f"Postgres cannot write now: {describe(error)} (SQLSTATE {state})") from error
+    except asyncio.CancelledError:
+        raise
+    except _LOST as error:
+        raise SystemUnavailableError(f"the connection to Postgres failed: {describe(error)}") from error
+
+
+def copy_line(context: str | None) -> int | None:
+    """The 1-based line of a COPY that an error's context names in its last line, such as `COPY stage, line 2`.
+
+    `JSON data, line 1` may stand before it and means something else.
+    """
+    last = (context or "").rstrip().rpartition("\n")[2]
+    if not last.startswith("COPY "):
+        return None
+    digits = last.partition(", line ")[2].partition(",")[0].strip()
+    return int(digits) if digits.isdigit() else None

@@ -1,0 +1,96 @@
+"""The properties of a message, read from their bytes when somebody asks.
+
+Most messages are asked for their content type only. What cannot be read is no error here: no property that a producer
+sets may stop a worker, so text that is not UTF-8 comes with escapes, and a table that cannot be read comes as its bytes.
+"""
+
+import struct
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+from pamqp import decode
+
+DELIVERY_COUNT_HEADER = "x-delivery-count"
+
+# The flag of each property in the order in which they stand; AMQP 0-9-1, class basic.
+_CONTENT_TYPE = 1 << 15
+_CONTENT_ENCODING = 1 << 14
+_HEADERS = 1 << 13
+_OCTETS = (1 << 12, 1 << 11)  # delivery mode, priority
+_TEXTS = (1 << 10, 1 << 9, 1 << 8, 1 << 7)  # correlation id, reply to, expiration, message id
+_TIMESTAMP = 1 << 6
+_TYPE = 1 << 5
+_USER_ID = 1 << 4
+_APP_ID = 1 << 3
+
+
+class RawProperties:
+    """Properties as the flags and values of a content header frame."""
+
+    def __init__(self, raw: bytes) -> None:
+        self._raw = raw
+        self.content_type: str | None = None
+        self.content_encoding: str | None = None
+        flags = (raw[0] << 8) | raw[1]
+        position = 2
+        if flags & _CONTENT_TYPE:
+            end = position + 1 + raw[position]
+            self.content_type = raw[position + 1 : end].decode("utf-8", "backslashreplace")
+            position = end
+        if flags & _CONTENT_ENCODING:
+            end = position + 1 + raw[position]
+            self.content_encoding = raw[position + 1 : end].decode("utf-8", "backslashreplace")
+            position = end
+        self._flags = flags
+        self._position = position
+
+    @cached_property
+    def headers(self) -> Mapping[str, Any]:
+        """The table of headers."""
+        if not self._flags & _HEADERS:
+            return {}
+        table = self._raw[self._position : self._after_headers]
+        try:
+            return decode.field_table(table)[1]
+        except Exception:  # noqa: BLE001 - the library raises whatever a producer's bytes make it raise
+            return {"unreadable": table[4:].hex()}
+
+    @property
+    def app_id(self) -> str | None:
+        """The producer, as it says itself."""
+        return self._rest.get(_APP_ID)
+
+    @property
+    def user_id(self) -> str | None:
+        """The producer's user, validated by the broker where it is set."""
+        return self._rest.get(_USER_ID)
+
+    @property
+    def delivery_count(self) -> int:
+        """How often a quorum queue has handed the message out before."""
+        count = self.headers.get(DELIVERY_COUNT_HEADER, 0)
+        return count if isinstance(count, int) else 0
+
+    @cached_property
+    def _after_headers(self) -> int:
+        if not self._flags & _HEADERS:
+            return self._position
+        (length,) = struct.unpack_from(">I", self._raw, self._position)
+        return self._position + 4 + int(length)
+
+    @cached_property
+    def _rest(self) -> dict[int, str]:
+        """The short texts behind the headers, by their flag."""
+        found: dict[int, str] = {}
+        position = self._after_headers + sum(1 for flag in _OCTETS if self._flags & flag)
+        for flag in (*_TEXTS, _TIMESTAMP, _TYPE, _USER_ID, _APP_ID):
+            if not self._flags & flag:
+                continue
+            if flag == _TIMESTAMP:
+                position += 8
+                continue
+            end = position + 1 + self._raw[position]
+            found[flag] = self._raw[position + 1 : end].decode("utf-8", "backslashreplace")
+            position = end
+        return found

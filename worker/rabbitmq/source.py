@@ -1,0 +1,247 @@
+"""The source on RabbitMQ: aio-pika connects, `frames` takes the deliveries, aiormq's channel acknowledges."""
+
+import asyncio
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import aio_pika
+import aiormq
+import structlog
+from aio_pika.abc import ConnectionParameter
+from aio_pika.connection import Connection
+from aiormq.abc import AbstractChannel
+from yarl import URL
+
+from worker.delivery import Delivery
+from worker.errors import SystemUnavailableError
+from worker.rabbitmq.frames import DeliveryTransport, RawDelivery
+from worker.rabbitmq.properties import RawProperties
+from worker.rabbitmq.topology import ensure_topology
+from worker.settings import Settings
+from worker.settle import Ack
+from worker.source import Receiver
+
+CONNECT_SECONDS_MAX = 10.0
+CALL_SECONDS_MAX = 20.0
+CLOSE_SECONDS_MAX = 2.0
+HEARTBEAT_SECONDS = 15  # a half-open connection is noticed after three
+IDLE_SECONDS_MAX = 60.0  # nothing delivered for so long while messages are ready: the consumer is lost
+
+log = structlog.get_logger(__name__)
+
+_LOST = (aiormq.exceptions.AMQPError, aio_pika.exceptions.AMQPError, OSError, TimeoutError, RuntimeError)
+
+
+class _Connection(Connection):
+    """Passes the transport on to aiormq, which has the extension point."""
+
+    PARAMETERS = (*Connection.PARAMETERS, ConnectionParameter("transport_factory", parser=lambda value: value))
+
+
+class RabbitSource:
+    """Consumes one queue. See `worker.source.Source`.
+
+    Args:
+        settings: where the broker is and what the topology is called.
+        queue: the queue to consume.
+        name: how the connection shows in the broker's own lists.
+    """
+
+    def __init__(self, settings: Settings, *, queue: str, name: str) -> None:
+        self.queue = queue
+        self._settings = settings
+        self._name = name
+        self._generation = 0
+        self._receiver: Receiver | None = None
+        self._transport: DeliveryTransport | None = None
+        self._connection: Connection | None = None
+        self._channel: AbstractChannel | None = None
+        self._consumer_tag: str | None = None
+        self._lost: asyncio.Future[str] | None = None
+        self._delivered_at = 0.0
+
+    async def open(self, generation: int, prefetch: int, receiver: Receiver) -> None:
+        """See `Source.open`."""
+        self._generation = generation
+        self._receiver = receiver
+        self._lost = asyncio.get_running_loop().create_future()
+        self._transport = DeliveryTransport(self._on_delivery)
+        try:
+            self._connection = await connect(self._settings, self._name, transport_factory=self._transport)
+            await ensure_topology(self._connection, self._settings)
+            self._connection.close_callbacks.add(self._on_connection_closed)
+            channel = self._connection.channel(publisher_confirms=False)
+            await channel.initialize(timeout=CALL_SECONDS_MAX)
+            channel.close_callbacks.add(self._on_channel_closed)
+            self._channel = await channel.get_underlay_channel()
+            self._channel.on_consumer_cancel_callbacks.add(self._on_cancelled)
+            self._keep = channel
+            await self._consume(prefetch)
+        except _LOST as error:
+            await self.close()
+            raise unavailable(self._settings, error) from error
+        except BaseException:
+            await self.close()
+            raise
+
+    async def lost(self) -> str:
+        """See `Source.lost`."""
+        assert self._lost is not None  # noqa: S101 - the pipeline waits for what it has opened
+        while True:
+            done, _ = await asyncio.wait({self._lost}, timeout=IDLE_SECONDS_MAX / 2)
+            if done:
+                return self._lost.result()
+            if await self._is_deaf():
+                return f"messages are ready but none came for {IDLE_SECONDS_MAX:.0f} s"
+
+    async def set_prefetch(self, prefetch: int) -> None:
+        """See `Source.set_prefetch`. A live consumer on a quorum queue does not take a new prefetch."""
+        try:
+            await self._cancel()
+            await self._consume(prefetch)
+        except _LOST as error:
+            raise unavailable(self._settings, error) from error
+
+    async def acknowledge(self, acks: Sequence[Ack]) -> None:
+        """See `Source.acknowledge`."""
+        channel = self._require_channel()
+        try:
+            for ack in acks:
+                await channel.basic_ack(ack.tag, multiple=ack.multiple, wait=False)
+        except _LOST as error:
+            raise unavailable(self._settings, error) from error
+
+    def pause(self) -> None:
+        """See `Source.pause`."""
+        if self._transport is not None and self._transport.reader is not None:
+            self._transport.reader.pause()
+
+    def resume(self) -> None:
+        """See `Source.resume`."""
+        if self._transport is not None and self._transport.reader is not None:
+            self._transport.reader.resume()
+
+    async def stop_consuming(self) -> None:
+        """See `Source.stop_consuming`."""
+        try:
+            await self._cancel()
+        except _LOST as error:
+            raise unavailable(self._settings, error) from error
+
+    async def give_back(self, last_tag: int) -> None:
+        """See `Source.give_back`. From 4.3 a nack does not count as a delivery, where a lost connection does."""
+        channel = self._channel
+        if channel is None or channel.is_closed:
+            return
+        try:
+            async with asyncio.timeout(CLOSE_SECONDS_MAX):
+                await channel.basic_nack(last_tag, multiple=True, requeue=True)
+        except _LOST as error:
+            log.debug("could not give deliveries back: the broker does so itself", error=repr(error))
+
+    async def close(self) -> None:
+        """See `Source.close`."""
+        connection, channel = self._connection, self._channel
+        self._connection = self._channel = self._consumer_tag = None
+        try:
+            async with asyncio.timeout(CLOSE_SECONDS_MAX):
+                if channel is not None and not channel.is_closed:
+                    # A quorum queue may ignore what arrives just before the channel closes: an answer from the
+                    # broker says that the acknowledgements before it have been processed.
+                    await channel.queue_declare(self.queue, passive=True)
+                if connection is not None:
+                    await connection.close()
+        except _LOST as error:
+            log.debug("the connection to RabbitMQ was gone before it was closed", error=repr(error))
+
+    def _on_delivery(self, raw: RawDelivery) -> None:
+        self._delivered_at = asyncio.get_running_loop().time()
+        properties = RawProperties(raw.properties)
+        delivery = Delivery(
+            raw.tag,
+            self._generation,
+            raw.body,
+            properties,
+            properties.delivery_count if raw.redelivered else 0,
+            _text(raw.exchange),
+            _text(raw.routing_key),
+            self.queue,
+        )
+        assert self._receiver is not None  # noqa: S101 - `open` has set it
+        self._receiver.receive(delivery)
+
+    async def _consume(self, prefetch: int) -> None:
+        channel = self._require_channel()
+        await channel.basic_qos(prefetch_count=prefetch, timeout=CALL_SECONDS_MAX)
+        self._delivered_at = asyncio.get_running_loop().time()
+        answer = await channel.basic_consume(self.queue, _never_called, timeout=CALL_SECONDS_MAX)
+        self._consumer_tag = answer.consumer_tag
+
+    async def _cancel(self) -> None:
+        tag, self._consumer_tag = self._consumer_tag, None
+        if tag is not None:
+            await self._require_channel().basic_cancel(tag, timeout=CALL_SECONDS_MAX)
+
+    async def _is_deaf(self) -> bool:
+        """Are there messages for us that do not come? Other clients have been found so after reconnects."""
+        idle = asyncio.get_running_loop().time() - self._delivered_at
+        held = self._receiver.held() if self._receiver is not None else 0
+        if idle < IDLE_SECONDS_MAX or self._consumer_tag is None or held:
+            return False
+        try:
+            answer = await self._require_channel().queue_declare(self.queue, passive=True, timeout=CALL_SECONDS_MAX)
+        except _LOST:
+            return True
+        return bool(answer.message_count)
+
+    def _require_channel(self) -> AbstractChannel:
+        if self._channel is None or self._channel.is_closed:
+            raise SystemUnavailableError("the channel to RabbitMQ is closed")
+        return self._channel
+
+    def _lose(self, why: str) -> None:
+        if self._lost is not None and not self._lost.done():
+            self._lost.set_result(why)
+
+    # These run inside the library's reader: a call to the broker from here would wait for itself.
+    def _on_connection_closed(self, _: Any, error: BaseException | None) -> None:
+        self._lose(f"the connection was closed: {error}")
+
+    def _on_channel_closed(self, _: Any, error: BaseException | None) -> None:
+        self._lose(f"the channel was closed: {error}")
+
+    def _on_cancelled(self, _: Any) -> None:
+        self._lose("the broker cancelled the consumer")
+
+
+async def connect(settings: Settings, name: str, **kwargs: Any) -> Connection:
+    """A connection to the broker; one try.
+
+    Raises:
+        SystemUnavailableError: the broker does not answer or does not let us in.
+    """
+    url = URL(settings.amqp_url.get_secret_value())
+    url = url.update_query({"heartbeat": HEARTBEAT_SECONDS, **url.query, "name": name})
+    connection = _Connection(url, **kwargs)
+    try:
+        await connection.connect(timeout=CONNECT_SECONDS_MAX)
+    except _LOST as error:
+        raise unavailable(settings, error) from error
+    return connection
+
+
+def unavailable(settings: Settings, error: BaseException) -> SystemUnavailableError:
+    """The project's own error for one of the library's, without user and password."""
+    url = URL(settings.amqp_url.get_secret_value())
+    where = f"{url.host}:{url.port or 5672}{url.path}"
+    return SystemUnavailableError(f"RabbitMQ at {where} does not answer: {type(error).__name__}: {error}")
+
+
+async def _never_called(_: Any) -> None:
+    raise AssertionError("a delivery reached the library: the frame reader has missed it")
+
+
+@lru_cache(maxsize=1024)
+def _text(raw: bytes) -> str:
+    return raw.decode("utf-8", "backslashreplace")

@@ -1,0 +1,40 @@
+"""Where batches go: the seam between the pipeline and the database, defined where it is used."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from usage_events.contract import Reason
+
+from worker.batch import Batch
+
+
+@dataclass(slots=True, frozen=True)
+class Written:
+    """What became of a batch that has committed. Every event and reject of it is counted once."""
+
+    stored: int
+    duplicates: int
+    dead: Counter[Reason] = field(default_factory=Counter)
+
+
+class Store(Protocol):
+    """Writes batches, one at a time; several stores write at once."""
+
+    async def ping(self) -> None:
+        """Does the database answer, and does it hold the tables?
+
+        Raises:
+            SystemUnavailableError: it does not answer.
+            SchemaError: it does not hold what this version needs.
+        """
+
+    async def write(self, batch: Batch) -> Written:
+        """Write a batch in one transaction. When this returns, it has committed.
+
+        Raises:
+            SystemUnavailableError: nothing of it is stored, or nothing is known; the same batch can be written again.
+        """
+
+    async def close(self) -> None:
+        """Give the connection back."""
