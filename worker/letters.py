@@ -13,20 +13,19 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from usage_events.cloudevents import event_id
 from usage_events.contract import (
     CONTENT_TYPE_CLOUDEVENT,
-    CONTENT_TYPE_CLOUDEVENTS_BATCH,
     CONTENT_TYPE_JSON,
     UUID_PATTERN,
     Event,
     Reason,
     Refusal,
 )
-from usage_events.cloudevents import event_id
 from usage_events.judge import parse
 
 from worker.batch import Batch, Origin
-from worker.decode import WHOLE_MESSAGE, Reject, event_text, media_of, Media
+from worker.decode import WHOLE_MESSAGE, Media, Reject, event_text, media_of
 from worker.delivery import Delivery
 
 INPUT_CHARACTERS_MAX = 1000  # of each error: the body has the whole

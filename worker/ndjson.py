@@ -2,8 +2,9 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import suppress
+from io import FileIO
 from threading import Thread
 from typing import NamedTuple, TypeVar
 
@@ -52,20 +53,26 @@ class LineSplitter:
             yield from self.feed(b"\n")
 
 
-async def read_chunks(path: str, line_bytes_max: int) -> AsyncIterator[Chunk]:
+async def read_chunks(path: str, line_bytes_max: int) -> AsyncGenerator[Chunk, None]:
     """The lines of a file, or of standard input where `path` is `-`.
 
     Raises:
         OSError: the file cannot be read.
     """
     splitter = LineSplitter(line_bytes_max)
-    # Opened by number, since `sys.stdin` has a lock that a thread which still reads would hold for ever.
-    is_standard_input = path == STANDARD_INPUT
-    with open(0 if is_standard_input else path, "rb", buffering=0, closefd=not is_standard_input) as file:  # noqa: PTH123 - a number is no path
+    file = await _in_daemon_thread(lambda: _open(path))  # to open a named pipe may wait too
+    with file:
         descriptor = file.fileno()
         while piece := await _in_daemon_thread(lambda: os.read(descriptor, CHUNK_BYTES)):
             yield Chunk(list(splitter.feed(piece)), len(piece))
     yield Chunk(list(splitter.finish()), 0)
+
+
+def _open(path: str) -> FileIO:
+    if path == STANDARD_INPUT:
+        # By number: `sys.stdin` has a lock, and a thread that waits for input with it blocks the interpreter's end.
+        return FileIO(0, closefd=False)
+    return FileIO(path)
 
 
 async def _in_daemon_thread(call: Callable[[], Result]) -> Result:

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from contextlib import aclosing
 
 from usage_events.contract import CONTENT_TYPE_JSON, MESSAGE_BYTES_MAX
 from usage_events.publisher import Confirmation, UsagePublisher
@@ -52,14 +52,6 @@ class Pace:
         return max(0.0, due - now)
 
 
-@dataclass(slots=True)
-class Progress:
-    """How far the reading is."""
-
-    read_bytes: int = 0
-    refused_lines: int = 0
-
-
 class LinePublisher:
     """Reads files of events and publishes them; stops at the first event that cannot be delivered."""
 
@@ -70,17 +62,21 @@ class LinePublisher:
         events_per_message: int,
         rules: LineRules | None,
         pace: Pace | None,
-        on_refused: Callable[[str], None],
+        on_refused: Callable[[list[str]], None],
     ) -> None:
-        """Without `rules` every line goes as it is; `on_refused` hears `file:line: what is wrong`."""
-        self.progress = Progress()
+        """Without `rules` every line goes as it is; without `pace` as fast as RabbitMQ takes it.
+
+        `on_refused` hears all that is wrong with a line, each as `file:line: field: message`.
+        """
+        self.read_bytes = 0
         self._publisher = publisher
         self._events_per_message = events_per_message
         self._rules = rules
         self._pace = pace
         self._on_refused = on_refused
         self._events: list[bytes] = []
-        self._failed: asyncio.Future[None] | None = None
+        self._unconfirmed: set[Confirmation] = set()
+        self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def publish(self, paths: Sequence[str]) -> None:
         """Returns when every good line is confirmed.
@@ -89,30 +85,29 @@ class LinePublisher:
             OSError: a file cannot be read.
             RefusedError: RabbitMQ refuses the events.
         """
-        failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        feeding = asyncio.create_task(self._feed(paths, failed))
+        feeding = asyncio.create_task(self._feed(paths))
         try:
-            await asyncio.wait({feeding, failed}, return_when=asyncio.FIRST_COMPLETED)
-            if failed.done():
-                failed.result()
+            await asyncio.wait({feeding, self._failed}, return_when=asyncio.FIRST_COMPLETED)
+            if self._failed.done():
+                self._failed.result()
             await feeding
-            await self._publisher.close()
-            if failed.done():
-                failed.result()
         finally:
             feeding.cancel()
-            failed.cancel()
+            await asyncio.gather(feeding, return_exceptions=True)
 
-    async def _feed(self, paths: Sequence[str], failed: "asyncio.Future[None]") -> None:
+    async def _feed(self, paths: Sequence[str]) -> None:
         for path in paths:
             name = "<stdin>" if path == STANDARD_INPUT else path
-            async for lines, size_bytes in read_chunks(path, MESSAGE_BYTES_MAX):
-                for number, text in lines:
-                    if self._take(f"{name}:{number}", text):
-                        await self._send(failed)
-                self.progress.read_bytes += size_bytes
+            async with aclosing(read_chunks(path, MESSAGE_BYTES_MAX)) as chunks:
+                async for lines, size_bytes in chunks:
+                    for number, text in lines:
+                        if self._take(f"{name}:{number}", text):
+                            await self._send()
+                    self.read_bytes += size_bytes
         if self._events:
-            await self._send(failed)
+            await self._send()
+        while self._unconfirmed:
+            await asyncio.wait(self._unconfirmed)
 
     def _take(self, place: str, text: bytes) -> bool:
         """Keeps the event of a line, or reports it; says whether a message is full."""
@@ -125,22 +120,22 @@ class LinePublisher:
         if not problems:
             self._events.append(text)
             return len(self._events) == self._events_per_message
-        self.progress.refused_lines += 1
-        for problem in problems:
-            self._on_refused(f"{place}: {problem}")
+        self._on_refused([f"{place}: {problem}" for problem in problems])
         return False
 
-    async def _send(self, failed: "asyncio.Future[None]") -> None:
+    async def _send(self) -> None:
         events, self._events = self._events, []
         if self._pace is not None:
             await asyncio.sleep(self._pace.delay(len(events), asyncio.get_running_loop().time()))
+        confirmation = await self._publisher.send(events)
+        self._unconfirmed.add(confirmation)
+        confirmation.add_done_callback(self._settle)
 
-        def settle(confirmation: Confirmation) -> None:
-            error = None if confirmation.cancelled() else confirmation.exception()
-            if error is not None and not failed.done():
-                failed.set_exception(error)
-
-        (await self._publisher.send(events)).add_done_callback(settle)
+    def _settle(self, confirmation: Confirmation) -> None:
+        self._unconfirmed.discard(confirmation)
+        error = None if confirmation.cancelled() else confirmation.exception()
+        if error is not None and not self._failed.done():
+            self._failed.set_exception(error)
 
 
 def _printable(text: str) -> str:

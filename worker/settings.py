@@ -99,6 +99,26 @@ class Settings(BaseSettings):
     )
     max_ahead: int = Field(default=300, ge=0, description="seconds that `created_at` may lie in the future")
     max_age: int = Field(default=3_024_000, ge=1, description="seconds that `created_at` may lie in the past")
+
+    @property
+    def dead_exchange(self) -> str:
+        """The exchange that the queue dead-letters to."""
+        return f"{self.exchange}.dead"
+
+    @property
+    def dead_queue(self) -> str:
+        """The broker's safety net for messages that keep crashing consumers."""
+        return f"{self.queue}.dead"
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the signature is the library's
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the signature is the library's
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Arguments first, then the environment, then the files that `USAGE_…_FILE` names."""
         return init_settings, env_settings, _SecretFiles(settings_cls)
 

@@ -212,13 +212,9 @@ def _refusal(error: BaseException, target: Target) -> RefusedError | None:
             return AccessRefusedError(
                 f"{where}: this user may not write to it ({error}); grant it, or run `usage-worker check`"
             )
-        case (
-            exceptions.ProbableAuthenticationError()
-            | exceptions.AuthenticationError()
-            | exceptions.ConnectionClosed(args=(530, *_))  # "not allowed": there is no such vhost for this user
-        ):
+        case exceptions.ProbableAuthenticationError() | exceptions.AuthenticationError():
             return AccessRefusedError(
-                f"RabbitMQ at {target.broker} refuses the connection ({error}); check user, password and vhost"
+                f"RabbitMQ at {target.broker} refuses the connection ({error}); check user and password"
             )
         case exceptions.ChannelPreconditionFailed():
             return RefusedError(f"{where} refuses the message ({error}); run `usage-worker check`")
@@ -231,4 +227,8 @@ def _is_own_cancellation() -> bool:
 
 
 def _cause(error: BaseException) -> str:
+    from aio_pika.exceptions import InvalidFrameError
+
+    if isinstance(error, InvalidFrameError):  # aiormq's words for a connection that is closed before it is open
+        return "it closed the new connection; does the vhost exist, and may this user enter it?"
     return str(error) or ("no answer in time" if isinstance(error, TimeoutError) else "the connection was lost")

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from aio_pika.abc import AbstractConnection
 from aio_pika.exceptions import AMQPConnectionError, ChannelClosed
-from pamqp.common import FieldValue
 from aiormq.exceptions import ChannelNotFoundEntity, ChannelPreconditionFailed
+from pamqp.common import FieldValue
 
 from worker.errors import SystemUnavailableError, TopologyError
 from worker.settings import Settings, Topology
