@@ -192,7 +192,7 @@ def _json(value: Any) -> str:
     return json.dumps(_plain(value, depth=0), ensure_ascii=False)
 
 
-def _plain(value: Any, depth: int) -> Any:
+def _plain(value: Any, depth: int) -> Any:  # noqa: PLR0911 - one line a type
     """The value with nothing in it that `jsonb` refuses, whatever a header table or a wrong field holds."""
     if value is None or isinstance(value, bool):
         return value

@@ -2,6 +2,9 @@
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from worker.batch import Batch, Trigger
+from worker.store import Written
+
 PREFIX = "usage_worker"
 
 
@@ -67,3 +70,17 @@ class Metrics:
             self.events.labels(outcome)
         for peer in ("rabbitmq", "postgres"):
             self.reconnects.labels(peer)
+
+    def count(self, batch: Batch, written: Written, *, commit_seconds: float, now: float) -> None:
+        """A batch has committed; `now` is in seconds since 1970."""
+        self.events.labels("stored").inc(written.stored)
+        self.events.labels("duplicate").inc(written.duplicates)
+        self.events.labels("dead").inc(written.dead.total())
+        for reason, letters in written.dead.items():
+            self.dead_letters.labels(reason.value).inc(letters)
+        self.batch_events.observe(batch.events)
+        self.batches.labels((batch.trigger or Trigger.STOP).value).inc()
+        self.commit_seconds.observe(commit_seconds)
+        oldest_us = min((event.created_at_us for event in batch.accepted()), default=None)
+        if oldest_us is not None:
+            self.event_age_seconds.observe(max(0.0, now - oldest_us / 1e6))

@@ -2,7 +2,7 @@
 
     source ──receive──▶ inbox ──decode──▶ batcher ──▶ ready ──writer──▶ store
        ▲                                                                  │
-       └──────────────────── acknowledge ◀── ledger ◀───── committed ─────┘
+       └───────────────── acknowledge ◀── held (ledger) ◀─── committed ───┘
 
 Everything runs on one event loop. A delivery is acknowledged only after the transaction with its outcome has
 committed, on the channel that it came from: what belongs to an older generation is dropped, the broker hands it out
@@ -24,16 +24,16 @@ from worker.batch import Batch, Batcher, Entry, Trigger
 from worker.decode import Decoded
 from worker.delivery import Delivery
 from worker.errors import SystemUnavailableError
+from worker.held import NO_GENERATION, Held
 from worker.metrics import Metrics
+from worker.outage import Outage
 from worker.prefetch import Prefetch, PrefetchLimits
-from worker.settle import Ack, Ledger
 from worker.source import Source
 from worker.store import Store, Written
 
 DECODED_AT_ONCE_MAX = 500  # events; then others may run
 HOLD_SECONDS_MAX = 600.0  # well before the broker's consumer time-out of 30 minutes
 BACKOFF_SECONDS_MAX = 10.0
-NO_GENERATION = 0  # of no delivery: the channel is gone
 
 log = structlog.get_logger(__name__)
 
@@ -76,7 +76,7 @@ class Pipeline:
         metrics: where everything is counted.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - one argument a seam
         self,
         *,
         source: Source,
@@ -104,37 +104,29 @@ class Pipeline:
                 body_bytes_max=options.held_bytes_max,
             )
         )
-        self._ledger = Ledger(NO_GENERATION)
-        self._ledger_lock = asyncio.Lock()
+        self._held = Held(source, body_bytes_max=options.held_bytes_max, metrics=metrics)
+        self._outage = Outage(hold_seconds_max=options.hold_seconds_max, metrics=metrics)
         self._inbox: deque[Delivery] = deque()
         self._ready: asyncio.Queue[Batch] = asyncio.Queue()
         self._idle_writers = 0
-        self._held_bytes = 0
-        self._held_events = 0
-        self._paused = False
-        self._wake = asyncio.Event()
-        self._retune = asyncio.Event()
-        self._progress = asyncio.Event()
-        self._stop = asyncio.Event()
-        self._down_since: float | None = None
         self._is_open = False
-        self.state = State.WAITING
+        self._wake = asyncio.Event()  # the assembler may have something to do
+        self._retune = asyncio.Event()  # the prefetch may have to change
+        self._progress = asyncio.Event()  # less is held than before
+        self._stop = asyncio.Event()
+        self._phase = State.WAITING
 
     # What the source calls.
 
     def receive(self, delivery: Delivery) -> None:
         """A delivery has arrived; called from within the broker's reader, so nothing is done with it here."""
-        self._ledger.delivered(delivery.tag)
+        self._held.take(delivery)
         self._inbox.append(delivery)
-        self._held_bytes += delivery.body_bytes
-        if self._held_bytes > self._options.held_bytes_max and not self._paused:
-            self._paused = True
-            self._source.pause()
         self._wake.set()
 
     def held(self) -> int:
         """Deliveries that are neither acknowledged nor given back."""
-        return len(self._ledger)
+        return len(self._held)
 
     # What the composition root calls.
 
@@ -143,8 +135,15 @@ class Pipeline:
         self._stop.set()
 
     @property
+    def state(self) -> State:
+        """What it is doing."""
+        if self._stop.is_set():
+            return State.STOPPING
+        return State.HOLDING if self._phase is State.CONSUMING and self._outage else self._phase
+
+    @property
     def is_consuming(self) -> bool:
-        """Do messages move?"""
+        """Whether messages move."""
         return self.state is State.CONSUMING
 
     async def run(self) -> None:
@@ -153,50 +152,40 @@ class Pipeline:
         Raises:
             UsageWorkerError: what no waiting mends, such as a queue with other properties.
         """
-        workers: list[asyncio.Task[None]] = []
         try:
             async with asyncio.TaskGroup() as group:
-                workers = [group.create_task(self._assemble()), group.create_task(self._tune())]
-                workers += [group.create_task(self._write_batches(store)) for store in self._stores]
+                tasks = [group.create_task(self._assemble()), group.create_task(self._tune())]
+                tasks += [group.create_task(self._write_batches(store)) for store in self._stores]
                 supervisor = group.create_task(self._supervise())
-                workers.append(supervisor)
                 await self._stop.wait()
                 await self._drain(supervisor)
-                for task in workers:
+                for task in (*tasks, supervisor):
                     task.cancel()
         finally:
-            await self._leave()
+            await self._held.give_back()
+            await self._source.close()
+            for store in (*self._stores, self._probe):
+                await store.close()
 
     # Supervision: connect, notice losses, connect again.
 
     async def _supervise(self) -> None:
-        generation = 0
+        generation = NO_GENERATION
         while not self._stop.is_set():
-            self._enter(State.WAITING)
+            self._phase = State.WAITING
             await self._until_database_answers()
-            self._enter(State.CONNECTING)
+            self._phase = State.CONNECTING
             generation += 1
             await self._open(generation)
             self._is_open = True
-            self._enter(State.CONSUMING)
+            self._phase = State.CONSUMING
             log.info("consuming", queue=self._source.queue, generation=generation)
             why = await self._until_lost()
             self._is_open = False
             self._metrics.reconnects.labels("rabbitmq").inc()
             log.warning("lost the broker", queue=self._source.queue, why=why, held=self.held())
-            self._forget_held(NO_GENERATION)
+            self._begin(NO_GENERATION)
             await self._source.close()
-
-    async def _open(self, generation: int) -> None:
-        async for attempt in _retries():
-            with attempt:
-                self._forget_held(generation)
-                self._prefetch.restart()
-                try:
-                    await self._source.open(generation, self._prefetch.current, self)
-                except SystemUnavailableError as error:
-                    log.warning("waiting for the broker", why=str(error), attempt=attempt.num)
-                    raise
 
     async def _until_database_answers(self) -> None:
         async for attempt in _retries():
@@ -204,40 +193,42 @@ class Pipeline:
                 try:
                     await self._probe.ping()
                 except SystemUnavailableError as error:
-                    self._database_failed(error)
+                    self._outage.failed(error)
                     raise
         await self._probe.close()
-        self._database_answered()
+        self._outage.answered()
+
+    async def _open(self, generation: int) -> None:
+        async for attempt in _retries():
+            with attempt:
+                self._begin(generation)
+                self._prefetch.restart()
+                try:
+                    await self._source.open(generation, self._prefetch.current, self)
+                except SystemUnavailableError as error:
+                    log.warning("waiting for the broker", why=str(error), attempt=attempt.num)
+                    raise
 
     async def _until_lost(self) -> str:
         """Until the source loses its channel, or an outage of the database outlasts what may be held."""
         lost = asyncio.ensure_future(self._source.lost())
         try:
             while True:
-                done, _ = await asyncio.wait({lost}, timeout=self._hold_seconds_left())
+                done, _ = await asyncio.wait({lost}, timeout=max(0.0, self._outage.hold_seconds_left()))
                 if done:
                     return lost.result()
-                if self._hold_seconds_left() <= 0:
+                if self._outage and self._outage.hold_seconds_left() <= 0:
                     await self._source.stop_consuming()
-                    await self._source.give_back(self._ledger.last_tag)
-                    return f"gave back what was held: the database is away for {self._options.hold_seconds_max:.0f} s"
+                    await self._held.give_back()
+                    return f"gave it back: the database is away for {self._options.hold_seconds_max:.0f} s"
         except SystemUnavailableError as error:
             return str(error)
         finally:
             lost.cancel()
 
-    def _hold_seconds_left(self) -> float:
-        if self._down_since is None:
-            return self._options.hold_seconds_max
-        return self._down_since + self._options.hold_seconds_max - monotonic()
-
-    def _forget_held(self, generation: int) -> None:
-        """The channel is gone: its tags mean nothing any more, and everything unacknowledged comes again."""
-        self._ledger = Ledger(generation)
+    def _begin(self, generation: int) -> None:
+        self._held.begin(generation)
         self._inbox.clear()
-        self._held_bytes = 0
-        self._count_held(-self._held_events)
-        self._paused = False
         self._progress.set()
 
     # Decode and batch.
@@ -247,19 +238,19 @@ class Pipeline:
             await self._until_there_is_work()
             self._decode_some()
             self._close_due()
-            await self._acknowledge_overdue()
+            await self._held.acknowledge_overdue()
             await asyncio.sleep(0)
 
     async def _until_there_is_work(self) -> None:
         if self._inbox:
             return
         due_at = self._batcher.due_at() if self._may_close else None  # a writer that becomes free wakes us
-        times = [at for at in (due_at, self._ledger.overdue_at()) if at is not None]
+        times = [at for at in (due_at, self._held.overdue_at()) if at is not None]
         try:
             async with asyncio.timeout(max(0.0, min(times) - monotonic()) if times else None):
                 await self._wake.wait()
         except TimeoutError:
-            pass
+            pass  # something is due
         self._wake.clear()
 
     def _decode_some(self) -> None:
@@ -274,12 +265,11 @@ class Pipeline:
             decoded = self._decoder(delivery, window)
             events = len(decoded.events) + len(decoded.rejects)
             decoded_events += events
-            self._count_held(events)
+            self._held.count_events(events)
             if delivery.delivery_count:
                 self._metrics.redeliveries.inc()
             self._prefetch.seen(events=events, body_bytes=delivery.body_bytes, delivery_count=delivery.delivery_count)
-            for batch in self._batcher.add(Entry(delivery, decoded), monotonic()):
-                self._ready.put_nowait(batch)
+            self._hand_on(self._batcher.add(Entry(delivery, decoded), monotonic()))
         if self._prefetch.is_suspicious:
             self._retune.set()
 
@@ -287,11 +277,14 @@ class Pipeline:
         """Hand on what should not wait: only to a writer that is free, else it may as well grow."""
         if self._inbox or not self._may_close:
             return
-        batches = self._batcher.poll(monotonic())
-        if not batches and self._stop.is_set():
-            batches = self._batcher.flush(Trigger.STOP)
-        if not batches and self.held() >= self._prefetch.current:
-            batches = self._batcher.flush(Trigger.PREFETCH)
+        if self._stop.is_set():
+            self._hand_on(self._batcher.flush(Trigger.STOP))
+        elif self.held() >= self._prefetch.current:
+            self._hand_on(self._batcher.flush(Trigger.PREFETCH))
+        else:
+            self._hand_on(self._batcher.poll(monotonic()))
+
+    def _hand_on(self, batches: Sequence[Batch]) -> None:
         for batch in batches:
             self._ready.put_nowait(batch)
 
@@ -305,66 +298,44 @@ class Pipeline:
         while True:
             self._idle_writers += 1
             self._wake.set()
-            self._progress.set()
-            batch = await self._ready.get()
-            self._idle_writers -= 1
-            generation = self._ledger.generation
+            try:
+                batch = await self._ready.get()
+            finally:
+                self._idle_writers -= 1
+            generation = self._held.generation
             batch = batch.only_generation(generation)
             if not batch.entries:
                 continue
             begun_at = monotonic()
             written = await self._write(store, batch, generation)
-            if written is not None:
-                self._count(batch, written, monotonic() - begun_at)
-                await self._settle(batch, generation)
+            if written is None:
+                continue
+            self._metrics.count(batch, written, commit_seconds=monotonic() - begun_at, now=time())
+            if await self._held.settle(batch, generation):
+                self._prefetch.acknowledged(len(batch.entries))
+                self._retune.set()
+                self._progress.set()
 
     async def _write(self, store: Store, batch: Batch, generation: int) -> Written | None:
         """Write, whatever it takes; `None` where the deliveries have gone back to the broker meanwhile."""
         async for attempt in _retries():
             with attempt:
-                if self._ledger.generation != generation:
+                if self._held.generation != generation:
                     return None
                 try:
                     written = await store.write(batch)
                 except SystemUnavailableError as error:
-                    self._database_failed(error)
+                    self._outage.failed(error)
                     raise
-                self._database_answered()
+                self._outage.answered()
                 return written
         raise AssertionError("retries without an end have ended")
-
-    async def _settle(self, batch: Batch, generation: int) -> None:
-        async with self._ledger_lock:  # acknowledgements leave in the order in which the ledger gives them
-            ledger = self._ledger
-            if ledger.generation != generation:
-                return  # committed, but on a channel that is gone: it comes again and is known as a duplicate
-            acks = ledger.committed((entry.delivery.tag for entry in batch.entries), monotonic())
-            self._held_bytes -= batch.body_bytes
-            self._count_held(-batch.events)
-            await self._send(acks)
-        self._prefetch.acknowledged(len(batch.entries))
-        if self._paused and self._held_bytes < self._options.held_bytes_max // 2:
-            self._paused = False
-            self._source.resume()
-        self._retune.set()
-        self._progress.set()
-
-    async def _acknowledge_overdue(self) -> None:
-        async with self._ledger_lock:
-            await self._send(self._ledger.overdue(monotonic()))
-
-    async def _send(self, acks: Sequence[Ack]) -> None:
-        if acks:
-            try:
-                await self._source.acknowledge(acks)
-            except SystemUnavailableError as error:
-                log.debug("acknowledgements are lost with their channel", why=str(error))
 
     async def _tune(self) -> None:
         while True:
             await self._retune.wait()
             self._retune.clear()
-            proposal = self._prefetch.proposal() if self.is_consuming and not self._stop.is_set() else None
+            proposal = self._prefetch.proposal() if self.is_consuming else None
             if proposal is None:
                 continue
             log.debug("prefetch", prefetch=proposal)
@@ -377,69 +348,18 @@ class Pipeline:
 
     async def _drain(self, supervisor: asyncio.Task[None]) -> None:
         """Stop consuming; return when nothing is held any more."""
-        self._enter(State.STOPPING)
-        if self._is_open:
-            try:
-                await self._source.stop_consuming()
-            except SystemUnavailableError as error:
-                log.debug("the channel was lost while stopping", why=str(error))
-        else:
+        log.info("stopping", queue=self._source.queue, held=self.held())
+        if not self._is_open:
             supervisor.cancel()
-        log.info("stopping", held=self.held())
+            return
+        try:
+            await self._source.stop_consuming()
+        except SystemUnavailableError as error:
+            log.debug("the channel was lost while stopping", why=str(error))
         while self.held():
             self._progress.clear()
             self._wake.set()
             await self._progress.wait()
-
-    async def _leave(self) -> None:
-        if self.held():
-            log.warning("giving back what is held", held=self.held())
-            await self._source.give_back(self._ledger.last_tag)
-        await self._source.close()
-        for store in (*self._stores, self._probe):
-            await store.close()
-
-    # Counting.
-
-    def _enter(self, state: State) -> None:
-        if self._stop.is_set():
-            state = State.STOPPING
-        self.state = state
-
-    def _count_held(self, events: int) -> None:
-        self._held_events += events
-        self._metrics.held_events.inc(events)
-
-    def _count(self, batch: Batch, written: Written, seconds: float) -> None:
-        metrics = self._metrics
-        metrics.events.labels("stored").inc(written.stored)
-        metrics.events.labels("duplicate").inc(written.duplicates)
-        metrics.events.labels("dead").inc(written.dead.total())
-        for reason, count in written.dead.items():
-            metrics.dead_letters.labels(reason.value).inc(count)
-        metrics.batch_events.observe(batch.events)
-        metrics.batches.labels((batch.trigger or Trigger.STOP).value).inc()
-        metrics.commit_seconds.observe(seconds)
-        oldest_us = min((event.created_at_us for event in batch.accepted()), default=None)
-        if oldest_us is not None:
-            metrics.event_age_seconds.observe(max(0.0, time() - oldest_us / 1e6))
-
-    def _database_failed(self, error: SystemUnavailableError) -> None:
-        self._metrics.database_up.set(0)
-        if self._down_since is None:
-            self._down_since = monotonic()
-            self._metrics.reconnects.labels("postgres").inc()
-            log.warning("the database is away: holding, nothing is refused", why=str(error), held=self.held())
-        if self.state is State.CONSUMING:
-            self.state = State.HOLDING
-
-    def _database_answered(self) -> None:
-        self._metrics.database_up.set(1)
-        if self._down_since is not None:
-            log.info("the database is back", seconds=round(monotonic() - self._down_since, 1))
-            self._down_since = None
-        if self.state is State.HOLDING:
-            self.state = State.CONSUMING
 
 
 def _retries() -> AsyncIterator[stamina.Attempt]:

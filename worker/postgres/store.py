@@ -63,14 +63,14 @@ class PostgresStore:
         try:
             with translated():
                 missing = await missing_migrations(await self._session(), self._schema)
-            if missing:
-                names = ", ".join(migration.name for migration in missing)
-                raise SystemUnavailableError(
-                    f"the database at {address(self._dsn)} lacks {names}: run `usage-worker migrate`"
-                )
         except BaseException:
             self._drop()
             raise
+        if missing:
+            names = ", ".join(migration.name for migration in missing)
+            raise SystemUnavailableError(
+                f"the database at {address(self._dsn)} lacks {names}: run `usage-worker migrate`"
+            )
 
     async def write(self, batch: Batch) -> Written:
         """See `Store.write`."""

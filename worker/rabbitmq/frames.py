@@ -154,7 +154,7 @@ class DeliveryReader:
         self._flowing.set()
 
     def at_eof(self) -> bool:
-        """Has everything been read? (aiormq asks before each frame.)"""
+        """Whether everything has been read; aiormq asks before each frame."""
         return not self._passed and self._inner.at_eof()
 
     async def readexactly(self, count: int) -> bytes:
@@ -166,7 +166,7 @@ class DeliveryReader:
         return taken
 
     async def read(self, count: int = -1) -> bytes:
-        """Whatever is there. (aiormq asks for it to show what a broken frame was followed by.)"""
+        """Whatever is there; aiormq asks for it to show what a broken frame was followed by."""
         taken = bytes(self._passed if count < 0 else self._passed[:count])
         del self._passed[: len(taken)]
         return taken

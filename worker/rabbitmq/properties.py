@@ -1,7 +1,7 @@
 """The properties of a message, read from their bytes when somebody asks.
 
-Most messages are asked for their content type only. What cannot be read is no error here: no property that a producer
-sets may stop a worker, so text that is not UTF-8 comes with escapes, and a table that cannot be read comes as its bytes.
+Most messages are asked for their content type only. What cannot be read is no error here, since no property that a
+producer sets may stop a worker: text that is not UTF-8 comes with escapes, an unreadable table comes as its bytes.
 """
 
 import struct

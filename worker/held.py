@@ -1,0 +1,114 @@
+"""What is held: delivered on the current channel, and neither acknowledged nor given back.
+
+It keeps the ledger, bounds the bytes, and sends the acknowledgements. A channel that is lost takes all of it away: its
+tags mean nothing any more, and everything unacknowledged comes again.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from time import monotonic
+
+import structlog
+
+from worker.batch import Batch
+from worker.delivery import Delivery
+from worker.errors import SystemUnavailableError
+from worker.metrics import Metrics
+from worker.settle import Ack, Ledger
+from worker.source import Source
+
+NO_GENERATION = 0  # of no delivery: the channel is gone
+
+log = structlog.get_logger(__name__)
+
+
+class Held:
+    """The deliveries in hand.
+
+    Args:
+        source: where they came from and are acknowledged.
+        body_bytes_max: past this, the source is paused until half of it is settled.
+        metrics: shows how many events are held.
+    """
+
+    def __init__(self, source: Source, *, body_bytes_max: int, metrics: Metrics) -> None:
+        self._source = source
+        self._body_bytes_max = body_bytes_max
+        self._metrics = metrics
+        self._ledger = Ledger(NO_GENERATION)
+        self._lock = asyncio.Lock()
+        self._body_bytes = 0
+        self._events = 0
+        self._paused = False
+
+    def __len__(self) -> int:
+        return len(self._ledger)
+
+    @property
+    def generation(self) -> int:
+        """The channel's generation; `NO_GENERATION` between two channels."""
+        return self._ledger.generation
+
+    @property
+    def last_tag(self) -> int:
+        """The highest tag that is held; 0 where nothing is."""
+        return self._ledger.last_tag
+
+    def overdue_at(self) -> float | None:
+        """When `acknowledge_overdue` has something to do."""
+        return self._ledger.overdue_at()
+
+    def begin(self, generation: int) -> None:
+        """A new channel, or none: nothing is held."""
+        self._ledger = Ledger(generation)
+        self._body_bytes = 0
+        self._paused = False
+        self.count_events(-self._events)
+
+    def take(self, delivery: Delivery) -> None:
+        """A delivery has arrived."""
+        self._ledger.delivered(delivery.tag)
+        self._body_bytes += delivery.body_bytes
+        if self._body_bytes > self._body_bytes_max and not self._paused:
+            self._paused = True
+            self._source.pause()
+
+    def count_events(self, events: int) -> None:
+        """So many events more are known to be held."""
+        self._events += events
+        self._metrics.held_events.inc(events)
+
+    async def settle(self, batch: Batch, generation: int) -> bool:
+        """A batch has committed: acknowledge what may be; is it still of this channel?
+
+        Where it is not, its deliveries come again and are known as duplicates.
+        """
+        async with self._lock:  # acknowledgements leave in the order in which the ledger gives them
+            if self.generation != generation:
+                return False
+            acks = self._ledger.committed((entry.delivery.tag for entry in batch.entries), monotonic())
+            self._body_bytes -= batch.body_bytes
+            self.count_events(-batch.events)
+            await self._send(acks)
+        if self._paused and self._body_bytes <= self._body_bytes_max // 2:
+            self._paused = False
+            self._source.resume()
+        return True
+
+    async def acknowledge_overdue(self) -> None:
+        """Acknowledge one by one what has waited long enough for its predecessors."""
+        async with self._lock:
+            await self._send(self._ledger.overdue(monotonic()))
+
+    async def give_back(self) -> None:
+        """Return everything to the queue, for others to take."""
+        if len(self._ledger):
+            log.warning("giving back what is held", held=len(self._ledger))
+            await self._source.give_back(self._ledger.last_tag)
+
+    async def _send(self, acks: Sequence[Ack]) -> None:
+        if acks:
+            try:
+                await self._source.acknowledge(acks)
+            except SystemUnavailableError as error:
+                log.debug("acknowledgements are lost with their channel", why=str(error))
