@@ -39,7 +39,7 @@ CLOUD_EVENTS = TypeAdapter(list[CloudEvent])
 
 def event_id(identifier: str, source: str) -> str:
     """The row's id: `identifier` itself where it is a UUID, else the UUIDv5 of source and identifier."""
-    if _UUID.search(identifier):
+    if _UUID.fullmatch(identifier):
         return identifier
     return str(id_for(source, identifier))
 
