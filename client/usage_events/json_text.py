@@ -73,6 +73,17 @@ def outline(body: bytes) -> tuple[Kind, list[Child]]:
     return kind, walk.children
 
 
+def depth(body: bytes) -> int:
+    """How many brackets are open at the deepest place of `body`; 0 for a scalar.
+
+    Raises:
+        NotJsonError: `body` is not one JSON value.
+    """
+    walk = _Walk(body)
+    walk.run()
+    return walk.deepest
+
+
 class _Walk:
     """One pass over the tokens, with a stack of open brackets."""
 
@@ -80,6 +91,7 @@ class _Walk:
         self.body = body
         self.position = 0
         self.stack: list[bytes] = []
+        self.deepest = 0
         self.expect = _Expect.VALUE
         self.children: list[Child] = []
         self.key = b""
@@ -111,6 +123,7 @@ class _Walk:
                 raise self.error(start)
             self.begin_value(start)
             self.stack.append(token)
+            self.deepest = max(self.deepest, len(self.stack))
             self.expect = _Expect.KEY_OR_END if token == b"{" else _Expect.VALUE_OR_END
         elif token in b"}]":
             if not self.stack or self.stack[-1] != _OPENER[token] or self.expect not in _CLOSABLE[token]:

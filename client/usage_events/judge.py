@@ -14,7 +14,7 @@ from pydantic_core import ErrorDetails, from_json
 
 from usage_events import cloudevents
 from usage_events.contract import WIRE_EVENT, Event, EventData, FieldError, Reason, Refusal, WireEvent
-from usage_events.json_text import outline
+from usage_events.json_text import depth, outline
 from usage_events.rules import (
     RuleError,
     Window,
@@ -36,6 +36,8 @@ _WANTED_PATTERN = {
     "created_at": "must be an RFC 3339 time with its offset, such as 2026-01-31T12:00:00.123456Z",
     "time": "must be an RFC 3339 time with its offset, such as 2026-01-31T12:00:00.123456Z",
 }
+_DEPTH_MAX = 200  # of a whole event: what pydantic's parser takes; Postgres and every Python take it too
+_DIGITS_MAX = 400  # of an integer: from 310 digits on it is no finite double
 _WANTED_COST = "must be a number, or a string in JSON's grammar of numbers"
 
 
@@ -89,13 +91,16 @@ def parse(text: bytes) -> tuple[Any, str]:
     try:
         return from_json(text), ""
     except ValueError:
-        pass  # perhaps a lone surrogate, which the standard library reads
-    try:
-        return json.loads(text), ""
-    except RecursionError:
-        return None, "is nested too deeply"
-    except ValueError as error:
-        return None, f"holds a number that cannot be read: {error}"
+        pass  # a lone surrogate or a very long integer, which the standard library reads, or deep nesting
+    levels = depth(text)
+    if levels > _DEPTH_MAX:
+        return None, f"is nested {levels} levels deep; the limit is {_DEPTH_MAX}"
+    return json.loads(text, parse_int=_integer), ""
+
+
+def _integer(digits: str) -> int | float:
+    # `int` refuses long texts; as a double it is infinite, which the field's own rule then names.
+    return int(digits) if len(digits) <= _DIGITS_MAX else float(digits)
 
 
 def _schema_errors(parts: _Parts, value: dict[str, Any]) -> list[FieldError]:
@@ -164,6 +169,8 @@ def _broken_rules(
 
 
 def _field_error(value: dict[str, Any], rule: RuleError) -> FieldError:
+    if rule.field in value:  # also a wrong name with a dot in it
+        return FieldError(field=rule.field, message=rule.message, input=value[rule.field])
     given: Any = value
     for step in rule.field.split("."):
         given = given.get(step) if isinstance(given, dict) else None
