@@ -6,7 +6,7 @@ Pure functions. Each raises `RuleError` with what is wrong; time is passed in.
 import math
 import re
 from collections.abc import Callable, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from decimal import ROUND_HALF_UP, Context, Decimal
 from typing import Any, NamedTuple
 
@@ -14,7 +14,6 @@ from pydantic_core import to_json
 
 from usage_events.contract import (
     COST_MICRO_USD_LIMIT,
-    COST_PATTERN,
     INPUT_TOKEN_MICRO_USD,
     METADATA_BYTES_MAX,
     METADATA_DEPTH_MAX,
@@ -26,11 +25,12 @@ from usage_events.contract import (
 )
 
 _MICRO = 1_000_000
-_COST = re.compile(COST_PATTERN)
+_DAY_SECONDS = 86_400
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _EXPONENT_DIGITS_MAX = 7  # 10 million: more than the digits that fit in a message
 _QUANTUM = Decimal("0.000001")
 _CONTEXT = Context(prec=28, rounding=ROUND_HALF_UP)
-_DOUBLE_MAX = 2**1024 - 2**970  # the largest finite double, as an integer
+_DOUBLE_LIMIT = 2**1024 - 2**970  # the smallest integer that a double rounds to infinity
 # A number with an exponent, outside of strings (inside one it may match too, which costs a closer look).
 _EXPONENT = re.compile(rb"[:,\[][ \t\r\n]*-?[0-9.]+[eE]")
 
@@ -183,10 +183,10 @@ def epoch_us(text: str) -> int:
     if text.startswith("0000"):  # no year of `datetime`, but one of RFC 3339; as far in the past, and a leap year too
         text = "0004" + text[4:]
     try:
-        # A double holds today's microseconds exactly enough: its error is 0.12 of one.
-        return round(datetime.fromisoformat(text).timestamp() * 1e6)
+        since = datetime.fromisoformat(text) - _EPOCH
     except ValueError as error:
         raise RuleError(Reason.INVALID, "created_at", f"no such time: {error}") from None
+    return (since.days * _DAY_SECONDS + since.seconds) * _MICRO + since.microseconds
 
 
 def check_time(created_at_us: int, window: Window) -> None:
@@ -247,7 +247,7 @@ def _check_values(metadata: Mapping[str, Any], *, check_text: bool) -> None:
                 elif kind is str:
                     if check_text:
                         check_storable(value, "request_metadata")
-                elif (kind is float and not math.isfinite(value)) or (kind is int and abs(value) > _DOUBLE_MAX):
+                elif (kind is float and not math.isfinite(value)) or (kind is int and abs(value) >= _DOUBLE_LIMIT):
                     raise RuleError(
                         Reason.INVALID,
                         "request_metadata",
