@@ -75,3 +75,12 @@ async def ensure_topology(connection: AbstractConnection, settings: Settings) ->
         ) from error
     except (ChannelClosed, AMQPConnectionError) as error:
         raise SystemUnavailableError(f"RabbitMQ refused to declare the topology: {error}") from error
+
+
+async def remove_topology(connection: AbstractConnection, settings: Settings) -> None:
+    """Delete what `ensure_topology` has declared, with everything in it; for throw-away names only."""
+    async with connection.channel() as channel:
+        for queue in (settings.queue, settings.dead_queue):
+            await channel.queue_delete(queue)
+        for exchange in (settings.exchange, settings.dead_exchange):
+            await channel.exchange_delete(exchange)
