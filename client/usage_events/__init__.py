@@ -1,1 +1,59 @@
 """What services install to publish usage events."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from usage_events.errors import (
+        AccessRefusedError,
+        BrokerUnavailableError,
+        EventTooLargeError,
+        ExchangeMissingError,
+        RefusedError,
+        UnroutableError,
+        UsageEventsError,
+    )
+    from usage_events.event import UsageEvent
+    from usage_events.ids import event_id_for, uuid7
+    from usage_events.publisher import UsagePublisher
+
+# Where each public name stands. It is loaded when first used: who only makes events never loads the broker's library.
+_MODULES = {
+    "AccessRefusedError": "errors",
+    "BrokerUnavailableError": "errors",
+    "EventTooLargeError": "errors",
+    "ExchangeMissingError": "errors",
+    "RefusedError": "errors",
+    "UnroutableError": "errors",
+    "UsageEvent": "event",
+    "UsageEventsError": "errors",
+    "UsagePublisher": "publisher",
+    "event_id_for": "ids",
+    "uuid7": "ids",
+}
+
+__all__ = [
+    "AccessRefusedError",
+    "BrokerUnavailableError",
+    "EventTooLargeError",
+    "ExchangeMissingError",
+    "RefusedError",
+    "UnroutableError",
+    "UsageEvent",
+    "UsageEventsError",
+    "UsagePublisher",
+    "event_id_for",
+    "uuid7",
+]
+
+
+def __getattr__(name: str) -> object:
+    module = _MODULES.get(name)
+    if module is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(f"{__name__}.{module}"), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
