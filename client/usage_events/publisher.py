@@ -91,9 +91,9 @@ class UsagePublisher:
     async def send(self, events: Sequence[bytes]) -> Confirmation:
         """Puts events on their way, in as few messages as hold them, once there is room in the window.
 
-        Each event is one JSON object, encoded; its bytes are sent as they are. The result is done when every message
-        is confirmed; it raises `RefusedError` for one that came back or that nobody may or can take. To give up
-        waiting for it does not stop the delivery.
+        Each event is one JSON object, encoded; its bytes are sent as they are. Messages may overtake each other. The
+        result is done when every message is confirmed; it raises `RefusedError` for one that came back or that nobody
+        may or can take. To give up waiting for it does not stop the delivery.
 
         Raises:
             EventTooLargeError: an event alone is larger than a message; none has been sent.

@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import subprocess
+import sys
 from itertools import islice
 
 import pytest
@@ -176,3 +178,10 @@ def test_names_that_amqp_cannot_carry_are_refused(arguments: dict[str, str], mes
 def test_messages_name_the_broker_without_the_password(url: str, broker: str) -> None:
     """What errors and logs call the broker holds no credentials."""
     assert Target(url, "usage", "usage.recorded", None).broker == broker
+
+
+def test_importing_the_publisher_loads_no_broker_library() -> None:
+    """A service that has not sent anything yet has not paid for the connection's library."""
+    program = "import sys, usage_events.publisher; print('aio_pika' in sys.modules or 'aiormq' in sys.modules)"
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert run.stdout == "False\n"

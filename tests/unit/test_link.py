@@ -1,0 +1,94 @@
+"""What a link makes of its library's endings, on a channel that behaves as aiormq's does; no broker."""
+
+import asyncio
+from typing import Any, cast
+
+import pytest
+from aio_pika.exceptions import ChannelInvalidStateError, ChannelNotFoundEntity
+from usage_events.errors import BrokerUnavailableError, ExchangeMissingError
+from usage_events.link import Link, Target
+
+TARGET = Target("amqp://guest:guest@rabbit/", "usage", "usage.recorded", None)
+
+
+class FakeChannel:
+    """Publishes by waiting for `answer`; `end` closes it as aiormq does: what waits for an answer gets the cause."""
+
+    def __init__(self) -> None:
+        self.closing: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.began = asyncio.Event()
+
+    @property
+    def is_closed(self) -> bool:
+        """As the library's."""
+        return self.closing.done()
+
+    async def basic_publish(self, _body: bytes, **_properties: Any) -> None:
+        """Waits for the broker's answer."""
+        self.began.set()
+        await self.answer
+
+    def end(self, cause: BaseException | type[BaseException], *, answers: bool) -> None:
+        """Closes the channel; without `answers` the message was still waiting to be written."""
+        self.closing.set_exception(cause)
+        if answers:
+            self.answer.set_exception(cause)
+
+
+async def begin(channel: FakeChannel) -> "asyncio.Task[None]":
+    """A message on its way."""
+    link = Link(TARGET, cast("Any", None), cast("Any", channel))
+    publishing = asyncio.create_task(link.publish(b"{}"))
+    await channel.began.wait()
+    return publishing
+
+
+@pytest.mark.parametrize("answers", [True, False])
+@pytest.mark.parametrize("cause", [Exception, ConnectionResetError("reset by peer"), asyncio.CancelledError()])
+async def test_a_lost_channel_means_try_again(cause: BaseException | type[BaseException], *, answers: bool) -> None:
+    """Whatever aiormq rejects with, and also where it forgets a message that waits to be written: send it again."""
+    channel = FakeChannel()
+    publishing = await begin(channel)
+    channel.end(cause, answers=answers)
+    with pytest.raises(BrokerUnavailableError, match=r"^RabbitMQ at amqp://rabbit:5672/ cannot be reached: "):
+        await publishing
+
+
+@pytest.mark.parametrize("answers", [True, False])
+async def test_the_brokers_reason_reaches_every_message(*, answers: bool) -> None:
+    """Where the broker closes the channel for a reason, messages that were not yet written learn it too."""
+    channel = FakeChannel()
+    publishing = await begin(channel)
+    channel.end(ChannelNotFoundEntity("no exchange 'usage'"), answers=answers)
+    with pytest.raises(ExchangeMissingError, match=r"^exchange 'usage' at amqp://rabbit:5672/ does not exist"):
+        await publishing
+
+
+async def test_a_closed_channel_means_try_again() -> None:
+    """A message that comes after the end, to which aiormq says so, is sent again by the next link."""
+    channel = FakeChannel()
+    channel.answer.set_exception(ChannelInvalidStateError("closed"))
+    channel.end(Exception, answers=False)
+    publishing = await begin(channel)
+    with pytest.raises(BrokerUnavailableError):
+        await publishing
+
+
+async def test_a_callers_cancellation_stays_one() -> None:
+    """Who cancels a delivery gets a cancellation, also while the channel ends at the same moment."""
+    channel = FakeChannel()
+    publishing = await begin(channel)
+    publishing.cancel()
+    channel.end(asyncio.CancelledError(), answers=False)
+    with pytest.raises(asyncio.CancelledError):
+        await publishing
+
+
+async def test_an_error_of_the_program_stays_one() -> None:
+    """What is not the broker's doing is not tried again for ever."""
+    channel = FakeChannel()
+    publishing = await begin(channel)
+    channel.answer.set_exception(TypeError("a bug"))
+    with pytest.raises(TypeError, match="a bug"):
+        await publishing
