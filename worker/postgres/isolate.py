@@ -46,7 +46,7 @@ class Isolation:
         """Find at least one of the rows that made `sound()` fail with `error`.
 
         Raises:
-            SystemUnavailableError: every row passes by itself, so the failure is not one row's.
+            SystemUnavailableError: all of them pass together now, so the failure was no row's.
         """
         rows = self.sound()
         found = False
@@ -55,21 +55,36 @@ class Isolation:
             found = await self._bisect([rows[error.line - 1]])
         if not found and not await self._bisect(rows):
             raise SystemUnavailableError(
-                f"Postgres refused a batch but takes each of its parts: {error} (SQLSTATE {error.sqlstate})"
+                f"Postgres refused a batch and takes the same rows now: {error} (SQLSTATE {error.sqlstate})"
             ) from error
 
     async def _bisect(self, rows: list[Numbered]) -> bool:
-        """Refuse each row that fails by itself; is there one?"""
+        """Refuse each row that fails by itself, else one that fails beside others; is there one?"""
         error = await self._try_alone(rows) if rows else None
         if error is None:
             return False
         if len(rows) == 1:
-            self.refusals[rows[0][0]] = _refusal(error)
-            return True
+            return self._refuse(rows[0], error)
         middle = len(rows) // 2
         left = await self._bisect(rows[:middle])
         right = await self._bisect(rows[middle:])
-        return left or right
+        return left or right or await self._refuse_latecomer(rows, error)
+
+    async def _refuse_latecomer(self, rows: list[Numbered], error: RowsRefusedError) -> bool:
+        """Refuse the first row that fails beside those before it: a host's unique index lets only one of two in."""
+        passing, failing = 0, len(rows)  # so many of the first rows pass, so many fail
+        while failing - passing > 1:
+            middle = (passing + failing) // 2
+            tried = await self._try_alone(rows[:middle])
+            if tried is None:
+                passing = middle
+            else:
+                failing, error = middle, tried
+        return self._refuse(rows[failing - 1], error)
+
+    def _refuse(self, row: Numbered, error: RowsRefusedError) -> bool:
+        self.refusals[row[0]] = _refusal(error)
+        return True
 
 
 def _refusal(error: RowsRefusedError) -> Refusal:
