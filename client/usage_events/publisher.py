@@ -15,7 +15,7 @@ from usage_events.messages import Message, pack
 
 DEFAULT_EXCHANGE = "usage"
 DEFAULT_ROUTING_KEY = "usage.recorded"
-DEFAULT_IN_FLIGHT_MAX = 256
+DEFAULT_IN_FLIGHT_MAX = 64  # more is slower: aiormq looks at all of them for each confirmation
 DEFAULT_IN_FLIGHT_BYTES_MAX = 16 * 1024 * 1024
 
 # Done when every message of one `send` is confirmed; it holds nothing but that, or the error.
