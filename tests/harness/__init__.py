@@ -14,6 +14,7 @@ database. Every wait has a time-out, and what it raises ends with the workers' l
 
 from harness.books import Books
 from harness.events import ORGANIZATION, USER, Message, event, message, raw
+from harness.gate import CommitGate
 from harness.publisher import Ledger, Publisher
 from harness.system import System
 from harness.waiting import until
@@ -23,6 +24,7 @@ __all__ = [
     "ORGANIZATION",
     "USER",
     "Books",
+    "CommitGate",
     "Ledger",
     "Message",
     "Publisher",
