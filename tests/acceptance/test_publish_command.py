@@ -3,9 +3,10 @@
 import asyncio
 import json
 import os
+import pty
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,18 +37,20 @@ def event(**changes: object) -> bytes:
     return json.dumps(fields | changes).encode()
 
 
-async def start(arguments: Sequence[str], **environment: str) -> asyncio.subprocess.Process:
+async def start(
+    arguments: Sequence[str], environment: Mapping[str, str], stderr: int = asyncio.subprocess.PIPE
+) -> asyncio.subprocess.Process:
     """The command, with nothing but these settings in its environment."""
     given = {name: value for name, value in os.environ.items() if not name.startswith("USAGE_")}
     return await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "worker", "publish", *arguments, env=given | environment,
-        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        sys.executable, "-m", "worker", "publish", *arguments, env=given | dict(environment),
+        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=stderr,
     )  # fmt: skip
 
 
 async def publish(*arguments: str, stdin: bytes = b"", **environment: str) -> Run:
     """Runs the command to its end."""
-    process = await start(arguments, **environment)
+    process = await start(arguments, environment)
     output, errors = await process.communicate(stdin)
     assert process.returncode is not None
     return Run(process.returncode, output.decode(), errors.decode())
@@ -175,13 +178,30 @@ async def test_wrong_usage(tmp_path: Path) -> None:
     assert "s3cret" not in no_url.errors
 
 
+async def test_a_terminal_sees_how_far_it_is(amqp_url: str, names: Any, tmp_path: Path) -> None:
+    """On a terminal a bar stands on standard error, full at the end; standard output is the same as ever."""
+    path = tmp_path / "events.ndjson"
+    path.write_bytes(event())
+    terminal, its_other_end = pty.openpty()
+    async with open_channel(amqp_url) as channel:
+        await declare(channel, names.exchange, names.queue)
+        settings = {"TERM": "xterm", "USAGE_AMQP_URL": amqp_url, "USAGE_EXCHANGE": names.exchange}
+        process = await start([str(path)], settings, its_other_end)
+        os.close(its_other_end)
+        output, _ = await process.communicate()
+    shown = os.read(terminal, 65536).decode()
+    os.close(terminal)
+    assert output == b"published: 1 event confirmed in 1 message\n"
+    assert "100%" in shown
+    assert "1 event confirmed, " in shown
+
+
 async def test_interrupted_it_says_how_far_it_came(amqp_url: str, names: Any) -> None:
     """Ctrl-C while standard input is silent ends the command at once, with the count of what is confirmed."""
     async with open_channel(amqp_url) as channel:
         queue = await declare(channel, names.exchange, names.queue)
-        process = await start(
-            ["-", "--json", "--events-per-message", "1"], USAGE_AMQP_URL=amqp_url, USAGE_EXCHANGE=names.exchange
-        )
+        settings = {"USAGE_AMQP_URL": amqp_url, "USAGE_EXCHANGE": names.exchange}
+        process = await start(["-", "--json", "--events-per-message", "1"], settings)
         assert process.stdin is not None
         for _ in range(3):  # a message that has arrived tells that those before it are confirmed
             process.stdin.write(event() + b"\n")

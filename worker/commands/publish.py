@@ -204,12 +204,19 @@ async def _show_progress(
     started = asyncio.get_running_loop().time()
     with Progress(*columns, console=console) as progress:
         task = progress.add_task("publishing", total=total_bytes, confirmed="")
-        while True:
-            await asyncio.sleep(REFRESH_SECONDS)
+
+        def draw() -> None:
             confirmed = publisher.books.confirmed
             rate = confirmed / (asyncio.get_running_loop().time() - started)
             text = f"{_count(confirmed, 'event')} confirmed, {rate:,.0f} a second"
             progress.update(task, completed=lines.read_bytes, confirmed=text)
+
+        try:
+            while True:
+                await asyncio.sleep(REFRESH_SECONDS)
+                draw()
+        finally:
+            draw()  # what stays on the screen is the end
 
 
 def _size_bytes(files: Sequence[str]) -> int | None:
