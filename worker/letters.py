@@ -157,7 +157,7 @@ def _identity(delivery: Delivery, reject: Reject) -> Identity:
 
 
 def _uuid(value: Any) -> UUID | None:
-    return UUID(value) if isinstance(value, str) and _UUID.search(value) else None
+    return UUID(value) if isinstance(value, str) and _UUID.fullmatch(value) else None
 
 
 def _optional(text: str | None) -> str | None:
