@@ -18,6 +18,7 @@ from worker.http import serve
 from worker.metrics import Metrics
 from worker.pipeline import Pipeline, PipelineOptions
 from worker.postgres.store import PostgresStore
+from worker.rabbitmq.inspect import PROBE_APP_ID
 from worker.rabbitmq.source import RabbitSource
 from worker.rabbitmq.topology import DELIVERY_LIMIT
 from worker.settings import Settings
@@ -41,7 +42,12 @@ def decode_delivery(delivery: Delivery, window: Window) -> Decoded:
 
 
 def keep_undecoded(delivery: Delivery, _: Window) -> Decoded:
-    """The decoder of the dead queue: what crashed the decoder there would crash it again, so nothing is decoded."""
+    """The decoder of the dead queue: what crashed the decoder there would crash it again, so nothing is decoded.
+
+    A probe of `usage-worker check` holds no event, and is no letter.
+    """
+    if not delivery.body and delivery.properties.app_id == PROBE_APP_ID:
+        return Decoded([], range(0), [])
     message = f"was handed out more than {DELIVERY_LIMIT} times without being acknowledged"
     refusal = Refusal(Reason.DELIVERY_LIMIT, [FieldError(field="", message=message, input=None)])
     return Decoded([], range(0), [Reject(WHOLE_MESSAGE, delivery.body, refusal)])
