@@ -11,10 +11,17 @@ from worker.errors import UsageWorkerError
 COMMANDS = {
     "run": "Consume events and store them until a signal.",
     "migrate": "Create or upgrade the tables.",
-    "check": "Check settings, both connections, schema, topology and rights.",
+    "check": "Check settings, connections, schema, topology, rights and clocks.",
     "publish": "Publish events from files.",
     "demo": "Show it all on this machine.",
 }
+EXAMPLE = """
+\b
+Example:
+$ export USAGE_AMQP_URL=amqp://usage:secret@127.0.0.1/
+$ export USAGE_POSTGRES_DSN=postgresql://usage@127.0.0.1/usage
+$ usage-worker migrate && usage-worker check && usage-worker run
+"""
 
 
 class _Lazy(click.Group):
@@ -36,7 +43,9 @@ class _Lazy(click.Group):
             formatter.write_dl(list(COMMANDS.items()))
 
 
-@click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(
+    cls=_Lazy, epilog=EXAMPLE, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
+)
 @click.version_option(package_name="usage-worker", prog_name="usage-worker")
 def cli() -> None:
     """Account for AI usage: events in from RabbitMQ, rows out in Postgres, exactly once.

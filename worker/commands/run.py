@@ -5,29 +5,30 @@ import click
 EXAMPLE = """
 \b
 Example:
-$ export USAGE_AMQP_URL=amqp://usage:secret@127.0.0.1/ USAGE_POSTGRES_DSN=postgresql://usage@127.0.0.1/usage
+$ export USAGE_AMQP_URL=amqp://usage:secret@127.0.0.1/
+$ export USAGE_POSTGRES_DSN=postgresql://usage@127.0.0.1/usage
 $ usage-worker run
 """
 
 
-def _settings_help() -> str:
-    from pydantic_core import PydanticUndefined
+class _WithSettings(click.Command):
+    """Its help lists all settings, fitted to the terminal."""
 
-    from worker.settings import PREFIX, SECRETS, Settings
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        from worker.settings import PREFIX, SECRETS, Settings
 
-    lines = ["\b", "Settings:"]
-    for name, field in Settings.model_fields.items():
-        default = "" if name in SECRETS or field.default is PydanticUndefined else f" ({_plain(field.default)})"
-        lines.append(f"{PREFIX}{name.upper()}{default}: {field.description}")
-    lines.append("USAGE_AMQP_URL_FILE, USAGE_POSTGRES_DSN_FILE: files that hold these two")
-    return "\n".join(lines)
+        rows = []
+        for name, field in Settings.model_fields.items():
+            default = "" if name in SECRETS else f"  [default: {getattr(field.default, 'value', field.default)}]"
+            rows.append((f"{PREFIX}{name.upper()}", f"{field.description}{default}"))
+            if name in SECRETS:
+                rows.append((f"{PREFIX}{name.upper()}_FILE", "instead: the file that holds it"))
+        with formatter.section("Settings, from the environment"):
+            formatter.write_dl(rows)
+        super().format_epilog(ctx, formatter)
 
 
-def _plain(value: object) -> str:
-    return str(getattr(value, "value", value))
-
-
-@click.command("run", epilog=f"{_settings_help()}\n{EXAMPLE}")
+@click.command("run", cls=_WithSettings, epilog=EXAMPLE)
 def command() -> int:
     """Consume events and store them until SIGTERM or SIGINT.
 
