@@ -1,5 +1,6 @@
 """The throw-away servers do what the tests rely on: they keep data and port over a restart, freeze, and go away."""
 
+import asyncio
 import os
 from pathlib import Path
 
@@ -7,7 +8,9 @@ import aio_pika
 import asyncpg
 import pytest
 
-from worker.demo.servers import Kind, PostgresServer, RabbitServer, choose
+from worker.demo.postgres_server import PostgresServer
+from worker.demo.rabbitmq_server import RabbitServer
+from worker.demo.servers import Kind, chosen_kind
 from worker.errors import ConfigurationError
 
 
@@ -48,21 +51,23 @@ async def test_rabbitmq_keeps_its_queues_and_port_over_a_restart(own_rabbitmq_se
     connection = await aio_pika.connect(own_rabbitmq_server.amqp_url)
     channel = await connection.channel()
     queue = await channel.declare_queue("kept", passive=True)
-    assert queue.declaration_result.message_count == 1
+    async with asyncio.timeout(30), queue.iterator(no_ack=True) as messages:
+        message_after = await anext(messages)
+    assert message_after.body == b"still here"
     await connection.close()
 
 
 def test_a_wrong_choice_of_servers_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """The message names the variable, its value, and what can be chosen."""
     monkeypatch.setenv("USAGE_TEST_SERVERS", "cloud")
-    with pytest.raises(ConfigurationError, match=r"USAGE_TEST_SERVERS='cloud' is none of given, docker, local"):
-        choose()
+    with pytest.raises(ConfigurationError, match=r"USAGE_TEST_SERVERS='cloud': must be one of given, docker, local"):
+        chosen_kind()
 
 
 @pytest.mark.skipif(os.environ.get("USAGE_TEST_SERVERS") != Kind.LOCAL.value, reason="local processes only")
 def test_a_closed_server_leaves_nothing_behind(own_postgres_server: PostgresServer) -> None:
     """Its folder and its processes are gone."""
-    pid = own_postgres_server.pid  # type: ignore[union-attr] # local processes only
+    pid = own_postgres_server.pid
     assert Path(f"/proc/{pid}").exists()
     own_postgres_server.close()
     assert not Path(f"/proc/{pid}").exists()

@@ -25,6 +25,7 @@ SETTINGS = {
     # What a killed process has written is in the system's cache and outlives it; only the machine's end would lose it.
     "fsync": "off",
 }
+INITDB_OPTIONS = ["--username=postgres", "--auth=trust", "--encoding=UTF8", "--no-sync"]
 
 _NOT_READY = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
 _STOP_SIGNALS = {"fast": signal.SIGINT, "immediate": signal.SIGQUIT}
@@ -138,7 +139,7 @@ def local_postgres() -> PostgresServer:
     settings = {"listen_addresses": LOOPBACK, "port": str(port), "unix_socket_directories": ""} | SETTINGS
     host = LocalProcess(folder, [programs / "postgres", "-D", data, *_options(settings)], environment)
     try:
-        folder.run([programs / "initdb", "-D", data, *"-U postgres -A trust -E UTF8 --no-sync".split()], environment)
+        folder.run([programs / "initdb", "-D", data, *INITDB_OPTIONS], environment)
     except BaseException:
         host.remove()
         raise

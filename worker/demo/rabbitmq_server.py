@@ -25,7 +25,7 @@ INSTALL = """install RabbitMQ:
   Debian, Ubuntu:  apt-get install rabbitmq-server
   macOS:           brew install rabbitmq"""
 
-# The package's wrapper in the PATH of Debian writes to the log of the system's own broker; the script behind it does not.
+# First the script behind Debian's wrapper: the wrapper writes to the log of the system's own broker.
 _SCRIPTS = (Path("/usr/lib/rabbitmq/bin/rabbitmq-server"), Path("/opt/homebrew/sbin/rabbitmq-server"))
 _NOT_READY = (OSError, HTTPException, exceptions.UnmarshalingException)
 
@@ -61,7 +61,8 @@ class RabbitServer:
             What it answers, read as JSON; None where it answers nothing.
 
         Raises:
-            ConfigurationError: there is no management API, or it refuses the call.
+            ConfigurationError: there is no management API.
+            HTTPException: it refuses the call, and how.
         """
         if self.management_url is None:
             raise ConfigurationError("the given broker's management API is not known: unset USAGE_AMQP_URL")
@@ -139,7 +140,7 @@ def local_rabbitmq() -> RabbitServer:
     amqp, management, distribution, epmd = free_ports(4)
     _configure(folder.path, amqp, management)
     # Erlang's port mapper would stay as a daemon; one of its own, in its process group, ends with the broker.
-    command = ["/bin/sh", "-c", f'epmd -address {LOOPBACK} -port {epmd} & exec "$0"', script]
+    command: list[str | Path] = ["/bin/sh", "-c", f'epmd -address {LOOPBACK} -port {epmd} & exec "$0"', script]
     host = LocalProcess(folder, command, _environment(folder.path, distribution, epmd))
     return _started(host, LOOPBACK, amqp, management)
 

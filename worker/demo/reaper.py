@@ -1,7 +1,7 @@
 """Ends what a process leaves behind, however that process ends: SIGTERM and SIGKILL run no `finally`.
 
-A small process of its own. It reads lines `kind value` from its standard input, which the one who started it holds open,
-and acts when that comes to its end. It is run by its path, so it imports nothing of this project.
+A small process of its own. It reads lines `kind value` from its standard input, which its starter holds open, and acts
+when that comes to its end. It is run by its path, so it imports nothing of this project.
 """
 
 import os
