@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 from batches import Outcomes, batch_of, events, host, ids
-from harness.events import event
+from harness import event, until
 from usage_events.contract import Reason
 
 from worker.batch import Batch, Entry
@@ -266,7 +266,9 @@ async def test_every_parent_of_a_batch_is_deleted_in_turn(
 
 async def _until_blocked(connection: asyncpg.Connection, *, by: int) -> None:
     """Until a session waits for a lock of this one."""
-    query = "SELECT count(*) FROM pg_stat_activity WHERE $1 = ANY (pg_blocking_pids(pid))"
-    async with asyncio.timeout(20):
-        while not await connection.fetchval(query, by):
-            await asyncio.sleep(0.01)
+
+    async def blocked() -> bool:
+        query = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE $1 = ANY (pg_blocking_pids(pid)))"
+        return bool(await connection.fetchval(query, by))
+
+    await until(blocked, "the store waits for the deletion")
