@@ -38,22 +38,29 @@ async def test_a_frozen_postgres_answers_nothing_and_goes_on_when_thawed(own_pos
     await connection.close()
 
 
-async def test_rabbitmq_keeps_its_queues_and_port_over_a_restart(own_rabbitmq_server: RabbitServer) -> None:
-    """A durable queue and its persistent message are there after a kill, at the same address."""
+async def test_rabbitmq_keeps_its_queues_and_port_over_a_kill(own_rabbitmq_server: RabbitServer) -> None:
+    """A confirmed message is there after a kill, at the same address.
+
+    The queue is older than the broker's start: RabbitMQ itself forgets what a quorum queue holds when it is killed
+    within the first seconds of the queue's life (seen with 3.10 and 4.3).
+    """
     connection = await aio_pika.connect(own_rabbitmq_server.amqp_url)
     channel = await connection.channel()
     await channel.declare_queue("kept", durable=True, arguments={"x-queue-type": "quorum"})
-    message = aio_pika.Message(b"still here", delivery_mode=2)
-    await channel.default_exchange.publish(message, routing_key="kept")
     await connection.close()
-    own_rabbitmq_server.kill()
-    own_rabbitmq_server.start()
+    await asyncio.to_thread(own_rabbitmq_server.restart)
     connection = await aio_pika.connect(own_rabbitmq_server.amqp_url)
     channel = await connection.channel()
-    queue = await channel.declare_queue("kept", passive=True)
+    await channel.default_exchange.publish(aio_pika.Message(b"still here", delivery_mode=2), routing_key="kept")
+    await connection.close()
+    await asyncio.to_thread(own_rabbitmq_server.kill)
+    await asyncio.to_thread(own_rabbitmq_server.start)
+    connection = await aio_pika.connect(own_rabbitmq_server.amqp_url)
+    channel = await connection.channel()
+    queue = await channel.get_queue("kept")
     async with asyncio.timeout(30), queue.iterator(no_ack=True) as messages:
-        message_after = await anext(messages)
-    assert message_after.body == b"still here"
+        message = await anext(messages)
+    assert message.body == b"still here"
     await connection.close()
 
 
