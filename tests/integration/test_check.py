@@ -19,6 +19,7 @@ from usage_events.rules import Window
 from worker.app import keep_undecoded
 from worker.cli import cli
 from worker.delivery import Delivery, PlainProperties
+from worker.demo.rabbitmq_server import RabbitServer
 from worker.findings import Verdict, judge_clock
 from worker.rabbitmq.inspect import PROBE_APP_ID
 from worker.rabbitmq.source import connect
@@ -288,7 +289,7 @@ async def test_a_queue_of_another_kind(settings: Settings) -> None:
         found = await check()
         assert (found.status, len(found.wrong)) == (1, 1)
         assert found.wrong[0].startswith(f"RabbitMQ: queue {spec.name} is not as this version declares it: ")
-        assert "x-delivery-limit" in found.wrong[0].partition(": delete it, and declare ")[0]
+        assert "x-delivery-limit" in found.wrong[0].partition(": delete it once ")[0]
         await channel.declare_queue(spec.name, durable=True, arguments=arguments)  # raises where it was changed
 
 
@@ -305,6 +306,44 @@ async def test_dead_letters_that_arrive_nowhere(settings: Settings) -> None:
         f"RabbitMQ: {way} routes nowhere: dead messages would wait unseen: start a worker, which binds it, or"
         f" bind queue {settings.dead_queue} to {way}"
     )
+
+
+@pytest.fixture
+def reader(rabbitmq_server: RabbitServer, settings: Settings) -> Iterator[str]:
+    """The broker's address for a user who may read from the test's queues, and nothing else."""
+    if rabbitmq_server.management_url is None:
+        pytest.skip("making users takes the broker's management API, which is not known of a given broker")
+    user = f"reader-{settings.queue}"
+    rabbitmq_server.manage("PUT", f"/api/users/{user}", {"password": "geheim", "tags": ""})
+    rights = {"configure": "^$", "write": "^$", "read": f"^{settings.exchange}"}
+    rabbitmq_server.manage("PUT", f"/api/permissions/%2F/{user}", rights)
+    url = urlsplit(rabbitmq_server.amqp_url)
+    yield url._replace(netloc=f"{user}:geheim@{url.netloc.rpartition('@')[2]}").geturl()
+    rabbitmq_server.manage("DELETE", f"/api/users/{user}")
+
+
+@pytest.mark.usefixtures("topology")
+async def test_a_user_who_may_only_read(settings: Settings, reader: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Enough where others declare: the rest is said to be not checked. A worker that is to declare needs more."""
+    monkeypatch.setenv("USAGE_AMQP_URL", reader)
+    monkeypatch.setenv("USAGE_TOPOLOGY", "passive")
+    found = await check()
+    assert (found.status, found.wrong) == (0, [])
+    counts = "messages ready: 0, consumers: 0; arguments not checked: this user may not declare it"
+    assert f"RabbitMQ: queue {settings.queue}: {counts}" in found.fine
+    assert (
+        f"RabbitMQ: not checked: whether dead letters arrive: this user may not publish to {settings.dead_exchange}"
+        in found.fine
+    )
+    assert "RabbitMQ: not checked: the server's clock: this user may not declare queues of its own" in found.fine
+    monkeypatch.setenv("USAGE_TOPOLOGY", "declare")
+    found = await check()
+    assert (found.status, len(found.wrong)) == (1, 5)
+    for line in found.wrong:
+        assert "ACCESS_REFUSED" in line
+        assert line.endswith(
+            ": rabbitmqctl set_permissions gives the right, or set USAGE_TOPOLOGY=passive and declare it yourself"
+        )
 
 
 @pytest.mark.usefixtures("topology")

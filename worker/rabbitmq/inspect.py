@@ -38,6 +38,7 @@ PROBE_SECONDS_MAX = 60  # where no worker takes it, it vanishes by itself
 LOOK_SECONDS_MAX = 10.0
 VERSION_MIN = (3, 10)
 _TOPIC = "RabbitMQ"
+_PERMIT = "rabbitmqctl set_permissions gives the right, or set USAGE_TOPOLOGY=passive and declare it yourself"
 _LOST = (AMQPError, OSError, TimeoutError, RuntimeError)
 # The library expects no refusal where it opens the virtual host, and calls it a wrong frame.
 _BAD_VIRTUAL_HOST = (ConnectionNotAllowed, InvalidFrameError)
@@ -134,7 +135,7 @@ def _server(connection: AbstractConnection, settings: Settings) -> Finding:
 
 
 async def _piece(piece: _Exchange | _Queue, connection: AbstractConnection, settings: Settings) -> Finding:
-    """Is it there? Then declaring it changes nothing, and says whether its arguments are those of this version."""
+    """Is it there, and as this version declares it?"""
     try:
         async with connection.channel() as channel:
             found = await piece.declare(channel, passive=True)
@@ -144,12 +145,22 @@ async def _piece(piece: _Exchange | _Queue, connection: AbstractConnection, sett
         return wrong(_TOPIC, f"{piece} is missing", f"{piece.wanted}, or set USAGE_TOPOLOGY=declare")
     except ChannelAccessRefused as error:
         return wrong(_TOPIC, f"{piece} cannot be looked at: {error}", "rabbitmqctl set_permissions gives the right")
+    return await _arguments(piece, found, connection, settings)
+
+
+async def _arguments(
+    piece: _Exchange | _Queue, found: str, connection: AbstractConnection, settings: Settings
+) -> Finding:
+    """Declaring what is there changes nothing, and is refused where it is there with other arguments."""
     try:
         async with connection.channel() as channel:
             await piece.declare(channel, passive=False)
     except ChannelPreconditionFailed as error:
-        return wrong(_TOPIC, f"{piece} is not as this version declares it: {error}", f"delete it, and {piece.wanted}")
-    except ChannelAccessRefused:
+        remedy = f"delete it once it is empty and unused, and {piece.wanted}"
+        return wrong(_TOPIC, f"{piece} is not as this version declares it: {error}", remedy)
+    except ChannelAccessRefused as error:
+        if settings.topology is Topology.DECLARE:
+            return wrong(_TOPIC, f"{piece} cannot be declared by the worker: {error}", _PERMIT)
         return ok(_TOPIC, f"{piece}: {found}; arguments not checked: this user may not declare it")
     return ok(_TOPIC, f"{piece}: {found}")
 
@@ -166,11 +177,7 @@ async def _binding(connection: AbstractConnection, settings: Settings) -> Findin
     except ChannelNotFoundEntity:
         return ok(_TOPIC, f"{what} is not there yet; the worker makes it at its start")
     except ChannelAccessRefused as error:
-        return wrong(
-            _TOPIC,
-            f"{what} cannot be made: {error}",
-            "rabbitmqctl set_permissions gives the right; or set USAGE_TOPOLOGY=passive",
-        )
+        return wrong(_TOPIC, f"{what} cannot be made by the worker: {error}", _PERMIT)
     return ok(_TOPIC, f"{what} is there")
 
 
