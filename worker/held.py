@@ -101,10 +101,13 @@ class Held:
             await self._send(self._ledger.overdue(monotonic()))
 
     async def give_back(self) -> None:
-        """Return everything to the queue, for others to take."""
-        if len(self._ledger):
-            log.warning("giving back what is held", held=len(self._ledger))
-            await self._source.give_back(self._ledger.last_tag)
+        """Return everything to the queue, for others to take; nothing of it is acknowledged after that."""
+        async with self._lock:
+            last_tag, count = self.last_tag, len(self)
+            self.begin(NO_GENERATION)
+            if count:
+                log.warning("giving back what is held", held=count)
+                await self._source.give_back(last_tag)
 
     async def _send(self, acks: Sequence[Ack]) -> None:
         if acks:

@@ -109,7 +109,7 @@ class Pipeline:
         self._inbox: deque[Delivery] = deque()
         self._ready: asyncio.Queue[Batch] = asyncio.Queue()
         self._idle_writers = 0
-        self._is_open = False
+        self._consumption = asyncio.Lock()  # who holds it decides whether and how much is consumed
         self._wake = asyncio.Event()  # the assembler may have something to do
         self._retune = asyncio.Event()  # the prefetch may have to change
         self._progress = asyncio.Event()  # less is held than before
@@ -120,6 +120,8 @@ class Pipeline:
 
     def receive(self, delivery: Delivery) -> None:
         """A delivery has arrived; called from within the broker's reader, so nothing is done with it here."""
+        if delivery.generation != self._held.generation:
+            return  # it was still on its way when its channel was lost: it comes again
         self._held.take(delivery)
         self._inbox.append(delivery)
         self._wake.set()
@@ -172,23 +174,28 @@ class Pipeline:
     async def _supervise(self) -> None:
         generation = NO_GENERATION
         while not self._stop.is_set():
-            self._phase = State.WAITING
             await self._until_database_answers()
             self._phase = State.CONNECTING
             generation += 1
             await self._open(generation)
-            self._is_open = True
+            if self._stop.is_set():
+                return
             self._phase = State.CONSUMING
             log.info("consuming", queue=self._source.queue, generation=generation)
             why = await self._until_lost()
-            self._is_open = False
+            self._phase = State.WAITING
             self._metrics.reconnects.labels("rabbitmq").inc()
             log.warning("lost the broker", queue=self._source.queue, why=why, held=self.held())
             self._begin(NO_GENERATION)
             await self._source.close()
 
+    # A library may lose the cancellation that a stop sends (asyncio.wait_for does so before Python 3.12, where its
+    # result comes at the same moment): these look for the stop themselves.
+
     async def _until_database_answers(self) -> None:
         async for attempt in _retries():
+            if self._stop.is_set():
+                return
             with attempt:
                 try:
                     await self._probe.ping()
@@ -200,6 +207,8 @@ class Pipeline:
 
     async def _open(self, generation: int) -> None:
         async for attempt in _retries():
+            if self._stop.is_set():
+                return
             with attempt:
                 self._begin(generation)
                 self._prefetch.restart()
@@ -218,8 +227,9 @@ class Pipeline:
                 if done:
                     return lost.result()
                 if self._outage and self._outage.hold_seconds_left() <= 0:
-                    await self._source.stop_consuming()
-                    await self._held.give_back()
+                    async with self._consumption:
+                        await self._source.stop_consuming()
+                        await self._held.give_back()
                     return f"gave it back: the database is away for {self._options.hold_seconds_max:.0f} s"
         except SystemUnavailableError as error:
             return str(error)
@@ -332,28 +342,30 @@ class Pipeline:
         raise AssertionError("retries without an end have ended")
 
     async def _tune(self) -> None:
-        while True:
+        while not self._stop.is_set():
             await self._retune.wait()
             self._retune.clear()
-            proposal = self._prefetch.proposal() if self.is_consuming else None
-            if proposal is None:
-                continue
-            log.debug("prefetch", prefetch=proposal)
-            try:
-                await self._source.set_prefetch(proposal)
-            except SystemUnavailableError as error:
-                log.debug("the prefetch stays: the channel is lost", why=str(error))
+            async with self._consumption:
+                proposal = self._prefetch.proposal() if self.is_consuming else None
+                if proposal is None:
+                    continue
+                log.debug("prefetch", prefetch=proposal)
+                try:
+                    await self._source.set_prefetch(proposal)
+                except SystemUnavailableError as error:
+                    log.debug("the prefetch stays: the channel is lost", why=str(error))
 
     # The end.
 
     async def _drain(self, supervisor: asyncio.Task[None]) -> None:
         """Stop consuming; return when nothing is held any more."""
         log.info("stopping", queue=self._source.queue, held=self.held())
-        if not self._is_open:
+        if self._phase is not State.CONSUMING:
             supervisor.cancel()
             return
         try:
-            await self._source.stop_consuming()
+            async with self._consumption:
+                await self._source.stop_consuming()
         except SystemUnavailableError as error:
             log.debug("the channel was lost while stopping", why=str(error))
         while self.held():
