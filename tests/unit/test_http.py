@@ -1,0 +1,93 @@
+"""HTTP for those who watch: alive, ready or why not, metrics; and a port that is taken."""
+
+import socket
+from collections.abc import AsyncIterator
+
+import aiohttp
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from worker.errors import ConfigurationError
+from worker.http import serve
+from worker.metrics import Metrics
+
+
+class Readiness:
+    """What `/readyz` is told."""
+
+    why: str | None = None
+
+    def __call__(self) -> str | None:
+        """What is missing."""
+        return self.why
+
+
+@pytest.fixture
+async def client() -> AsyncIterator[aiohttp.ClientSession]:
+    """A client of HTTP."""
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as session:
+        yield session
+
+
+async def get(client: aiohttp.ClientSession, port: int, path: str) -> tuple[int, str]:
+    """Status and text of a page."""
+    async with client.get(f"http://127.0.0.1:{port}{path}") as response:
+        return response.status, await response.text()
+
+
+async def test_ready_or_why_not(client: aiohttp.ClientSession) -> None:
+    """/readyz follows the worker's state; /livez does not: a restart would not bring a database back."""
+    readiness = Readiness()
+    async with serve("127.0.0.1", 0, registry=Metrics().registry, why_not_ready=readiness) as port:
+        assert await get(client, port, "/readyz") == (200, "ok\n")
+        readiness.why = "waiting for the database"
+        assert await get(client, port, "/readyz") == (503, "waiting for the database\n")
+        assert await get(client, port, "/livez") == (200, "ok\n")
+        assert (await get(client, port, "/nothing"))[0] == 404
+
+
+async def test_metrics(client: aiohttp.ClientSession) -> None:
+    """/metrics shows every promised name, in Prometheus's own format, at zero from the start."""
+    metrics = Metrics()
+    metrics.held_events.inc(3)
+    async with serve("127.0.0.1", 0, registry=metrics.registry, why_not_ready=Readiness()) as port:
+        status, text = await get(client, port, "/metrics")
+    families = {family.name: family for family in text_string_to_metric_families(text)}
+    assert status == 200
+    assert {name for name in families if not name.endswith("_created")} == {
+        f"usage_worker_{name}"
+        for name in (
+            "events",
+            "dead_letters",
+            "batch_events",
+            "batches",
+            "commit_seconds",
+            "event_age_seconds",
+            "held_events",
+            "redeliveries",
+            "reconnects",
+            "database_up",
+            "dead_letters_open",
+            "dead_letters_oldest_open_seconds",
+        )
+    }
+    assert [sample.value for sample in families["usage_worker_held_events"].samples] == [3.0]
+    outcomes = {
+        sample.labels["outcome"] for sample in families["usage_worker_events"].samples if "outcome" in sample.labels
+    }
+    assert outcomes == {"stored", "duplicate", "dead"}
+
+
+async def test_a_taken_port_is_named(client: aiohttp.ClientSession) -> None:
+    """A port that someone listens on is a wrong setting, named with both variables; nothing stays behind."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigurationError) as caught:
+            async with serve("127.0.0.1", port, registry=Metrics().registry, why_not_ready=Readiness()):
+                pytest.fail("it listens on a port that is taken")
+    assert str(caught.value).startswith(
+        f"USAGE_HTTP_HOST='127.0.0.1' with USAGE_HTTP_PORT={port} cannot be listened on"
+    )
+    assert str(caught.value).endswith("choose another port, or 0 for a free one")
+    async with serve("127.0.0.1", port, registry=Metrics().registry, why_not_ready=Readiness()) as again:
+        assert (again, (await get(client, port, "/livez"))[0]) == (port, 200)
