@@ -2,6 +2,8 @@
 
 Those that the environment gives (USAGE_POSTGRES_DSN, USAGE_AMQP_URL), else containers where a Docker engine has or can
 pull the images, else local processes. USAGE_TEST_SERVERS chooses explicitly.
+
+Run as a program it tells the set-up whether there is a broker: exit status 0 yes, 1 none, 2 a wrong configuration.
 """
 
 import os
@@ -111,13 +113,19 @@ def why_no_container(image: str) -> str | None:
 
 
 def own_kind(image: str, say: Say = to_standard_error) -> Kind:
-    """The kind of a server that may be stopped and killed: never a given one."""
+    """The kind of a server that may be stopped and killed: never a given one.
+
+    Raises:
+        ConfigurationError: containers are asked for and cannot be had.
+    """
     chosen = chosen_kind()
-    if chosen in {Kind.DOCKER, Kind.LOCAL}:
-        return chosen
+    if chosen is Kind.LOCAL:
+        return Kind.LOCAL
     reason = why_no_container(image)
     if reason is None:
         return Kind.DOCKER
+    if chosen is Kind.DOCKER:
+        raise ConfigurationError(f"{CHOICE}={chosen}, but {reason}: start an engine, or unset it")
     say(f"{reason}: taking a local process instead of {image}")
     return Kind.LOCAL
 
@@ -142,3 +150,16 @@ def _find(setting: str) -> str | None:
 
 def _noun(kind: Kind) -> str:
     return "container" if kind is Kind.DOCKER else "local process"
+
+
+def _main() -> int:
+    try:
+        kind = _choose("amqp_url", rabbitmq_server.IMAGE, to_standard_error)
+    except ConfigurationError as error:
+        to_standard_error(str(error))
+        return error.exit_status
+    return 1 if kind is Kind.LOCAL and rabbitmq_server.find_script() is None else 0
+
+
+if __name__ == "__main__":
+    sys.exit(_main())
