@@ -82,7 +82,7 @@ class RabbitServer:
         self._host.stop(signal.SIGTERM)
 
     def kill(self) -> None:
-        """SIGKILL every process of it. A queue declared within its last second may be gone: it notes them with a delay."""
+        """SIGKILL every process of it. A queue declared in its last second may be lost: it is noted with a delay."""
         self._host.kill()
 
     def restart(self) -> None:
