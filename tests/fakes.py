@@ -258,7 +258,11 @@ def _content(event: Event, incoming: Event) -> tuple[Any, ...]:
     """What must be equal in two events with one id; the cost only where the incoming event names it."""
     metadata = None if event.metadata_json is None else json.loads(event.metadata_json)
     cost = event.cost_micro_usd if incoming.cost_given else None
-    return (*event._replace(metadata_json=None, cost_micro_usd=None, cost_given=False), json.dumps(metadata), cost)
+    return (
+        *event._replace(metadata_json=None, cost_micro_usd=None, cost_given=False),
+        json.dumps(metadata, sort_keys=True),
+        cost,
+    )
 
 
 class MemoryStore:

@@ -3,9 +3,8 @@
 import asyncio
 import itertools
 import logging
-from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
-from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -13,6 +12,7 @@ import pytest
 import stamina
 import stamina.instrumentation
 import structlog
+from cancelling import CancelAt
 from fakes import MemoryDatabase, MemoryQueue, MemorySource, MemoryStore
 from makers import array_of, body_of, decoded
 from usage_events.contract import Reason
@@ -539,57 +539,15 @@ async def test_cancelled_it_gives_back() -> None:
     rig.assert_books()
 
 
-class Hang:
-    """Lets a coroutine run to its n-th wait, and lets it wait there for ever: only a cancellation ends that."""
-
-    def __init__(self, at: int, on_hang: Callable[[], object]) -> None:
-        self.at = at
-        self.waits = 0
-        self._on_hang = on_hang
-
-    async def run(self, inner: Coroutine[Any, Any, Any]) -> None:
-        """Run it, counting its waits."""
-        await _Steps(self._steps(inner))
-
-    def _steps(self, inner: Coroutine[Any, Any, Any]) -> Generator[Any, Any, Any]:
-        resume: Callable[[], Any] = partial(inner.send, None)
-        while True:
-            try:
-                waited_for = resume()
-            except StopIteration as end:
-                return end.value
-            self.waits += 1
-            if self.waits == self.at:
-                self._on_hang()
-                waited_for = asyncio.get_running_loop().create_future()
-                waited_for._asyncio_future_blocking = True
-            try:
-                yield waited_for
-                resume = partial(inner.send, None)
-            except BaseException as error:  # noqa: BLE001 - whatever it is, it is the coroutine's own
-                resume = partial(inner.throw, error)
-
-
-class _Steps:
-    """Makes a generator something to wait for."""
-
-    def __init__(self, steps: Generator[Any, Any, Any]) -> None:
-        self._steps = steps
-
-    def __await__(self) -> Generator[Any, Any, Any]:
-        """See above."""
-        return self._steps
-
-
 METHODS = ["_write_batches", "_assemble", "_tune", "_supervise"]
 
 
-async def run_until_hang(method: str, at: int, queue: MemoryQueue, database: MemoryDatabase) -> tuple[Rig, int]:
+async def run_cancelling(method: str, at: int, queue: MemoryQueue, database: MemoryDatabase) -> tuple[Rig, int]:
     """Run a pipeline that is cancelled at the n-th wait of one of its tasks; how many waits there were."""
     rig = Rig(writers=2, age_seconds_max=0.001, queue=queue, database=database)
-    hang = Hang(at, lambda: rig.running is None or rig.running.cancel())
+    cancelling = CancelAt(at, lambda: rig.running is None or rig.running.cancel())
     inner = getattr(rig.pipeline, method)
-    setattr(rig.pipeline, method, lambda *arguments: hang.run(inner(*arguments)))
+    setattr(rig.pipeline, method, lambda *arguments: cancelling.run(inner(*arguments)))
     rig.publish(12)
     rig.running = asyncio.ensure_future(rig.pipeline.run())
     finished = asyncio.ensure_future(rig.until(lambda: len(rig.source.settled) == 12))
@@ -599,7 +557,7 @@ async def run_until_hang(method: str, at: int, queue: MemoryQueue, database: Mem
     finished.cancel()
     async with asyncio.timeout(20):
         await asyncio.wait({rig.running, finished})
-    return rig, hang.waits
+    return rig, cancelling.waits
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -611,7 +569,7 @@ async def test_a_cancellation_at_every_wait_loses_nothing(method: str) -> None:
     cancelled = 0
     for at in itertools.count(1):
         queue, database = MemoryQueue(), MemoryDatabase()
-        rig, waits = await run_until_hang(method, at, queue, database)
+        rig, waits = await run_cancelling(method, at, queue, database)
         rig.assert_books()
         if waits < at:
             break
