@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import aio_pika
@@ -52,7 +52,6 @@ class RabbitSource:
         self.queue = queue
         self._settings = settings
         self._name = name
-        self._generation = 0
         self._receiver: Receiver | None = None
         self._transport: DeliveryTransport | None = None
         self._connection: Connection | None = None
@@ -63,10 +62,9 @@ class RabbitSource:
 
     async def open(self, generation: int, prefetch: int, receiver: Receiver) -> None:
         """See `Source.open`."""
-        self._generation = generation
         self._receiver = receiver
         self._lost = asyncio.get_running_loop().create_future()
-        self._transport = DeliveryTransport(self._on_delivery)
+        self._transport = DeliveryTransport(partial(self._on_delivery, generation))
         try:
             self._connection = await connect(self._settings, self._name, transport_factory=self._transport)
             await ensure_topology(self._connection, self._settings)
@@ -155,12 +153,12 @@ class RabbitSource:
         except _LOST as error:
             log.debug("the connection to RabbitMQ was gone before it was closed", error=repr(error))
 
-    def _on_delivery(self, raw: RawDelivery) -> None:
+    def _on_delivery(self, generation: int, raw: RawDelivery) -> None:
         self._delivered_at = asyncio.get_running_loop().time()
         properties = RawProperties(raw.properties)
         delivery = Delivery(
             raw.tag,
-            self._generation,
+            generation,  # of its own connection, which may outlive its loss for a moment
             raw.body,
             properties,
             properties.delivery_count if raw.redelivered else 0,
