@@ -18,6 +18,8 @@ from usage_events.errors import (
 from usage_events.publisher import Books, UsagePublisher
 from usage_queue import declare, open_channel, receive, receive_until
 
+from worker.demo.rabbitmq_server import RabbitServer
+
 MEBIBYTE = 1024 * 1024
 
 
@@ -158,7 +160,7 @@ async def test_sending_nothing_is_confirmed_at_once(amqp_url: str, names: Any) -
     assert publisher.books == Books()
 
 
-async def test_in_flight_is_bounded(own_rabbitmq_server: Any) -> None:
+async def test_in_flight_is_bounded(own_rabbitmq_server: RabbitServer) -> None:
     """While the broker answers nothing, no more than the window is sent; afterwards everything arrives."""
     url = own_rabbitmq_server.amqp_url
     events = numbered(12)
@@ -317,7 +319,7 @@ async def test_what_waits_to_be_written_outlives_the_connection(amqp_url: str, n
         assert set(await receive_until(queue, events)) == set(events)
 
 
-async def test_a_restarted_broker_loses_nothing(own_rabbitmq_server: Any, log_signal: Any) -> None:
+async def test_a_restarted_broker_loses_nothing(own_rabbitmq_server: RabbitServer, log_signal: Any) -> None:
     """The broker restarts while events are being sent: sending goes on by itself, and each of them is in the queue."""
     url = own_rabbitmq_server.amqp_url
     away = log_signal("cannot be reached")
@@ -342,7 +344,7 @@ async def test_a_restarted_broker_loses_nothing(own_rabbitmq_server: Any, log_si
         assert set(await receive_until(queue, events)) == set(events)
 
 
-async def test_an_error_in_the_block_does_not_wait_for_the_broker(own_rabbitmq_server: Any) -> None:
+async def test_an_error_in_the_block_does_not_wait_for_the_broker(own_rabbitmq_server: RabbitServer) -> None:
     """Leaving the block with an error while the broker is frozen gives up what is in flight."""
     url = own_rabbitmq_server.amqp_url
     async with open_channel(url) as channel:
