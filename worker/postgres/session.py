@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 import asyncpg
 
-from worker.errors import RowsRefusedError, SystemUnavailableError
+from worker.errors import ConfigurationError, RowsRefusedError, SystemUnavailableError
 
 CONNECT_SECONDS_MAX = 10.0
 STATEMENT_SECONDS_MAX = 30
@@ -42,6 +42,7 @@ async def connect(dsn: str, schema: str, *, name: str) -> asyncpg.Connection:
 
     Raises:
         SystemUnavailableError: no host answers, or none lets this user in.
+        ConfigurationError: the DSN is none.
     """
     options: dict[str, Any] = {}
     if "target_session_attrs" not in dsn:
@@ -55,7 +56,12 @@ async def connect(dsn: str, schema: str, *, name: str) -> asyncpg.Connection:
             server_settings=PINS | {"application_name": name, "search_path": f'"{schema}"'},
             **options,
         )
-    except (*_LOST, asyncpg.PostgresError, ValueError) as error:
+    except ValueError:  # its text may hold a piece of the password
+        raise ConfigurationError(
+            "USAGE_POSTGRES_DSN cannot be read: write postgresql://user:password@host:port/database, with everything "
+            "in user and password that is no letter or digit percent-encoded"
+        ) from None
+    except (*_LOST, asyncpg.PostgresError) as error:
         raise SystemUnavailableError(f"Postgres at {address(dsn)} does not answer: {describe(error)}") from error
     return connection
 
