@@ -201,10 +201,17 @@ class DeliveryTransport(TransportFactory):
     def __init__(self, on_delivery: OnDelivery) -> None:
         self._on_delivery = on_delivery
         self.reader: DeliveryReader | None = None
+        self._writer: asyncio.StreamWriter | None = None
 
     async def create(self, url: URL, **kwargs: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """See `TransportFactory.create`."""
         library = TLSTransportFactory() if url.scheme == "amqps" else TCPTransportFactory()
         inner, writer = await library.create(url, limit=READ_BYTES, **kwargs)
         self.reader = DeliveryReader(inner, self._on_delivery)
+        self._writer = writer
         return self.reader, writer  # type: ignore[return-value] # aiormq uses these three methods of a reader
+
+    def abort(self) -> None:
+        """Leave the socket at once; where it is closed already, nothing happens."""
+        if self._writer is not None:
+            self._writer.transport.abort()

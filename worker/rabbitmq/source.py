@@ -1,7 +1,7 @@
 """The source on RabbitMQ: aio-pika connects, `frames` takes the deliveries, aiormq's channel acknowledges."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from functools import lru_cache, partial
 from typing import Any
 
@@ -24,7 +24,8 @@ from worker.source import Receiver
 
 CONNECT_SECONDS_MAX = 10.0
 CALL_SECONDS_MAX = 20.0
-CLOSE_SECONDS_MAX = 2.0
+GIVE_BACK_SECONDS_MAX = 2.0
+GOODBYE_SECONDS_MAX = 1.0  # for each of two calls
 HEARTBEAT_SECONDS = 15  # a half-open connection is noticed after three
 IDLE_SECONDS_MAX = 60.0  # nothing delivered for so long while messages are ready: the consumer is lost
 
@@ -133,25 +134,27 @@ class RabbitSource:
         if channel is None or channel.is_closed:
             return
         try:
-            async with asyncio.timeout(CLOSE_SECONDS_MAX):
+            async with asyncio.timeout(GIVE_BACK_SECONDS_MAX):
                 await channel.basic_nack(last_tag, multiple=True, requeue=True)
         except _LOST as error:
             log.debug("could not give deliveries back: the broker does so itself", error=repr(error))
 
     async def close(self) -> None:
         """See `Source.close`."""
-        connection, channel = self._connection, self._channel
-        self._connection = self._channel = self._consumer_tag = None
+        self.resume()  # a paused reader would not see the broker's answers
+        connection, channel, transport = self._connection, self._channel, self._transport
+        self._connection = self._channel = self._transport = self._consumer_tag = None
         try:
-            async with asyncio.timeout(CLOSE_SECONDS_MAX):
-                if channel is not None and not channel.is_closed:
-                    # A quorum queue may ignore what arrives just before the channel closes: an answer from the
-                    # broker says that the acknowledgements before it have been processed.
-                    await channel.queue_declare(self.queue, passive=True)
-                if connection is not None:
-                    await connection.close()
-        except _LOST as error:
-            log.debug("the connection to RabbitMQ was gone before it was closed", error=repr(error))
+            if channel is not None and not channel.is_closed:
+                # A quorum queue may ignore what arrives just before the channel closes: an answer from the
+                # broker says that the acknowledgements before it have been processed.
+                await _politely(channel.queue_declare(self.queue, passive=True))
+            if connection is not None:
+                await _politely(connection.close())
+        finally:
+            # Whatever the broker answered: a connection that stayed open would hold its deliveries for ever.
+            if transport is not None:
+                transport.abort()
 
     def _on_delivery(self, generation: int, raw: RawDelivery) -> None:
         self._delivered_at = asyncio.get_running_loop().time()
@@ -211,6 +214,15 @@ class RabbitSource:
 
     def _on_cancelled(self, _: Any) -> None:
         self._lose("the broker cancelled the consumer")
+
+
+async def _politely(call: Awaitable[object]) -> None:
+    """Part of a goodbye: the broker may be gone, or not answer."""
+    try:
+        async with asyncio.timeout(GOODBYE_SECONDS_MAX):
+            await call
+    except _LOST as error:
+        log.debug("the connection to RabbitMQ was gone before it was closed", error=repr(error))
 
 
 async def connect(settings: Settings, name: str, **kwargs: Any) -> Connection:
