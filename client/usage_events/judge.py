@@ -104,18 +104,36 @@ def _integer(digits: str) -> int | float:
 
 
 def _schema_errors(parts: _Parts, value: dict[str, Any]) -> list[FieldError]:
+    readable, unknown = _readable_names(value, "")
+    if parts.prefix:
+        unknown = []  # an envelope's names have a rule of their own
+        if isinstance(value.get("data"), dict):
+            readable["data"], unknown = _readable_names(value["data"], parts.prefix)
     try:
-        parts.adapter.validate_python(value)
+        parts.adapter.validate_python(readable)
     except ValidationError as error:
         details = error.errors(include_url=False, include_context=False)
     else:
-        return []
+        return unknown
     known = [*EventData.__annotations__, "id", "created_at"]
     errors: dict[tuple[str, str], FieldError] = {}
     for detail in details:
         found = _from_pydantic(detail, known)
         errors.setdefault((found["field"], found["message"]), found)
-    return list(errors.values())
+    return [*errors.values(), *unknown]
+
+
+def _readable_names(fields: dict[str, Any], prefix: str) -> tuple[dict[str, Any], list[FieldError]]:
+    """The fields without those that have a lone surrogate in their name: at one pydantic gives up on all the others."""
+    readable: dict[str, Any] = {}
+    unknown: list[FieldError] = []
+    for name, value in fields.items():
+        shown = name.encode("utf-8", "backslashreplace").decode()
+        if shown == name:
+            readable[name] = value
+        else:
+            unknown.append(FieldError(field=prefix + shown, message="unknown field", input=value))
+    return readable, unknown
 
 
 def _from_pydantic(detail: ErrorDetails, known: list[str]) -> FieldError:
