@@ -24,7 +24,7 @@ from worker.source import Receiver
 
 CONNECT_SECONDS_MAX = 10.0
 CALL_SECONDS_MAX = 20.0
-GIVE_BACK_SECONDS_MAX = 2.0
+CLOSE_SECONDS_MAX = 2.0
 GOODBYE_SECONDS_MAX = 1.0  # for each of two calls
 HEARTBEAT_SECONDS = 15  # a half-open connection is noticed after three
 IDLE_SECONDS_MAX = 60.0  # nothing delivered for so long while messages are ready: the consumer is lost
@@ -134,7 +134,7 @@ class RabbitSource:
         if channel is None or channel.is_closed:
             return
         try:
-            async with asyncio.timeout(GIVE_BACK_SECONDS_MAX):
+            async with asyncio.timeout(CLOSE_SECONDS_MAX):
                 await channel.basic_nack(last_tag, multiple=True, requeue=True)
         except _LOST as error:
             log.debug("could not give deliveries back: the broker does so itself", error=repr(error))
