@@ -102,7 +102,7 @@ async def fill_queue(amqp_url: str, exchange: str, queue: str, bodies: Sequence[
     connection = await aio_pika.connect(amqp_url)
     async with connection:
         channel = await connection.channel(publisher_confirms=False)
-        underlay = await channel.get_underlay_channel()
+        underlay: Any = await channel.get_underlay_channel()
         properties = commands.Basic.Properties(content_type="application/json", delivery_mode=2)
         frame_max = underlay.connection.connection_tune.frame_max - 8
         for start in range(0, len(bodies), FRAMES_AT_ONCE):
