@@ -23,7 +23,7 @@ $ usage-worker check
 ok  setting: USAGE_AMQP_URL=***
 ...
 ok  Postgres: connected to 127.0.0.1/usage as usage, version 18.0
---  Postgres: schema public lacks 0002_dead_letters.sql: run usage-worker migrate
+--  Postgres: schema app lacks 0002_dead_letters.sql: run usage-worker migrate
 ...
 
 \b
