@@ -19,7 +19,7 @@ class Outage:
     """
 
     def __init__(self, *, hold_seconds_max: float, metrics: Metrics) -> None:
-        self._hold_seconds_max = hold_seconds_max
+        self.hold_seconds_max = hold_seconds_max
         self._metrics = metrics
         self._since: float | None = None
 
@@ -44,4 +44,4 @@ class Outage:
     def hold_seconds_left(self) -> float:
         """How long what is held may still wait."""
         since = monotonic() if self._since is None else self._since
-        return since + self._hold_seconds_max - monotonic()
+        return since + self.hold_seconds_max - monotonic()

@@ -11,20 +11,19 @@ again.
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from enum import Enum
 from time import monotonic, time
 
-import stamina
 import structlog
 from usage_events.rules import Window
 
 from worker.batch import Batch, Batcher, Entry, Trigger
+from worker.consumption import Consumption, State, retries
 from worker.decode import Decoded
 from worker.delivery import Delivery
 from worker.errors import SystemUnavailableError
-from worker.held import NO_GENERATION, Held
+from worker.held import Held
 from worker.metrics import Metrics
 from worker.outage import Outage
 from worker.prefetch import Prefetch, PrefetchLimits
@@ -33,7 +32,6 @@ from worker.store import Store, Written
 
 DECODED_AT_ONCE_MAX = 500  # events; then others may run
 HOLD_SECONDS_MAX = 600.0  # well before the broker's consumer time-out of 30 minutes
-BACKOFF_SECONDS_MAX = 10.0
 
 log = structlog.get_logger(__name__)
 
@@ -52,16 +50,6 @@ class PipelineOptions:
     max_age_seconds: int
     max_ahead_seconds: int
     hold_seconds_max: float = HOLD_SECONDS_MAX
-
-
-class State(Enum):
-    """What a pipeline is doing; its value says so to an operator."""
-
-    WAITING = "waiting for the database"
-    CONNECTING = "connecting to the broker"
-    CONSUMING = "consuming"
-    HOLDING = "the database is away: holding what is held"
-    STOPPING = "stopping"
 
 
 class Pipeline:
@@ -109,12 +97,19 @@ class Pipeline:
         self._inbox: deque[Delivery] = deque()
         self._ready: asyncio.Queue[Batch] = asyncio.Queue()
         self._idle_writers = 0
-        self._consumption = asyncio.Lock()  # who holds it decides whether and how much is consumed
         self._wake = asyncio.Event()  # the assembler may have something to do
-        self._retune = asyncio.Event()  # the prefetch may have to change
         self._progress = asyncio.Event()  # less is held than before
         self._stop = asyncio.Event()
-        self._phase = State.WAITING
+        self._consumption = Consumption(
+            source=source,
+            probe=probe,
+            receiver=self,
+            held=self._held,
+            prefetch=self._prefetch,
+            outage=self._outage,
+            on_generation=self._begin,
+            metrics=metrics,
+        )
 
     # What the source calls.
 
@@ -134,14 +129,13 @@ class Pipeline:
 
     def stop(self) -> None:
         """Stop consuming, write and acknowledge what is held; `run` returns when that is done."""
+        self._consumption.stopping()
         self._stop.set()
 
     @property
     def state(self) -> State:
         """What it is doing."""
-        if self._stop.is_set():
-            return State.STOPPING
-        return State.HOLDING if self._phase is State.CONSUMING and self._outage else self._phase
+        return self._consumption.state
 
     @property
     def is_consuming(self) -> bool:
@@ -156,9 +150,9 @@ class Pipeline:
         """
         try:
             async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(self._assemble()), group.create_task(self._tune())]
+                tasks = [group.create_task(self._assemble()), group.create_task(self._consumption.tune())]
                 tasks += [group.create_task(self._write_batches(store)) for store in self._stores]
-                supervisor = group.create_task(self._supervise())
+                supervisor = group.create_task(self._consumption.supervise())
                 await self._stop.wait()
                 await self._drain(supervisor)
                 for task in (*tasks, supervisor):
@@ -169,79 +163,13 @@ class Pipeline:
             for store in (*self._stores, self._probe):
                 await store.close()
 
-    # Supervision: connect, notice losses, connect again.
-
-    async def _supervise(self) -> None:
-        generation = NO_GENERATION
-        while not self._stop.is_set():
-            await self._until_database_answers()
-            self._phase = State.CONNECTING
-            generation += 1
-            await self._open(generation)
-            if self._stop.is_set():
-                return
-            self._phase = State.CONSUMING
-            log.info("consuming", queue=self._source.queue, generation=generation)
-            why = await self._until_lost()
-            self._phase = State.WAITING
-            self._metrics.reconnects.labels("rabbitmq").inc()
-            log.warning("lost the broker", queue=self._source.queue, why=why, held=self.held())
-            self._begin(NO_GENERATION)
-            await self._source.close()
-
-    # A library may lose the cancellation that a stop sends (asyncio.wait_for does so before Python 3.12, where its
-    # result comes at the same moment): these look for the stop themselves.
-
-    async def _until_database_answers(self) -> None:
-        async for attempt in _retries():
-            if self._stop.is_set():
-                return
-            with attempt:
-                try:
-                    await self._probe.ping()
-                except SystemUnavailableError as error:
-                    self._outage.failed(error)
-                    raise
-        await self._probe.close()
-        self._outage.answered()
-
-    async def _open(self, generation: int) -> None:
-        async for attempt in _retries():
-            if self._stop.is_set():
-                return
-            with attempt:
-                self._begin(generation)
-                self._prefetch.restart()
-                try:
-                    await self._source.open(generation, self._prefetch.current, self)
-                except SystemUnavailableError as error:
-                    log.warning("waiting for the broker", why=str(error), attempt=attempt.num)
-                    raise
-
-    async def _until_lost(self) -> str:
-        """Until the source loses its channel, or an outage of the database outlasts what may be held."""
-        lost = asyncio.ensure_future(self._source.lost())
-        try:
-            while True:
-                done, _ = await asyncio.wait({lost}, timeout=max(0.0, self._outage.hold_seconds_left()))
-                if done:
-                    return lost.result()
-                if self._outage and self._outage.hold_seconds_left() <= 0:
-                    async with self._consumption:
-                        await self._source.stop_consuming()
-                        await self._held.give_back()
-                    return f"gave it back: the database is away for {self._options.hold_seconds_max:.0f} s"
-        except SystemUnavailableError as error:
-            return str(error)
-        finally:
-            lost.cancel()
+    # Decode and batch.
 
     def _begin(self, generation: int) -> None:
+        """A new channel, or none: what came from the old one comes again."""
         self._held.begin(generation)
         self._inbox.clear()
         self._progress.set()
-
-    # Decode and batch.
 
     async def _assemble(self) -> None:
         while True:
@@ -281,7 +209,7 @@ class Pipeline:
             self._prefetch.seen(events=events, body_bytes=delivery.body_bytes, delivery_count=delivery.delivery_count)
             self._hand_on(self._batcher.add(Entry(delivery, decoded), monotonic()))
         if self._prefetch.is_suspicious:
-            self._retune.set()
+            self._consumption.retune()
 
     def _close_due(self) -> None:
         """Hand on what should not wait: only to a writer that is free, else it may as well grow."""
@@ -323,12 +251,12 @@ class Pipeline:
             self._metrics.count(batch, written, commit_seconds=monotonic() - begun_at, now=time())
             if await self._held.settle(batch, generation):
                 self._prefetch.acknowledged(len(batch.entries))
-                self._retune.set()
+                self._consumption.retune()
                 self._progress.set()
 
     async def _write(self, store: Store, batch: Batch, generation: int) -> Written | None:
         """Write, whatever it takes; `None` where the deliveries have gone back to the broker meanwhile."""
-        async for attempt in _retries():
+        async for attempt in retries():
             with attempt:
                 if self._held.generation != generation:
                     return None
@@ -341,46 +269,15 @@ class Pipeline:
                 return written
         raise AssertionError("retries without an end have ended")
 
-    async def _tune(self) -> None:
-        while not self._stop.is_set():
-            await self._retune.wait()
-            self._retune.clear()
-            async with self._consumption:
-                proposal = self._prefetch.proposal() if self.is_consuming else None
-                if proposal is None:
-                    continue
-                log.debug("prefetch", prefetch=proposal)
-                try:
-                    await self._source.set_prefetch(proposal)
-                except SystemUnavailableError as error:
-                    log.debug("the prefetch stays: the channel is lost", why=str(error))
-
     # The end.
 
     async def _drain(self, supervisor: asyncio.Task[None]) -> None:
         """Stop consuming; return when nothing is held any more."""
         log.info("stopping", queue=self._source.queue, held=self.held())
-        if self._phase is not State.CONSUMING:
+        if not await self._consumption.stop():
             supervisor.cancel()
             return
-        try:
-            async with self._consumption:
-                await self._source.stop_consuming()
-        except SystemUnavailableError as error:
-            log.debug("the channel was lost while stopping", why=str(error))
         while self.held():
             self._progress.clear()
             self._wake.set()
             await self._progress.wait()
-
-
-def _retries() -> AsyncIterator[stamina.Attempt]:
-    """For ever, with exponential back-off and jitter."""
-    return stamina.retry_context(
-        on=SystemUnavailableError,
-        attempts=None,
-        timeout=None,
-        wait_initial=0.1,
-        wait_max=BACKOFF_SECONDS_MAX,
-        wait_jitter=1.0,
-    ).__aiter__()

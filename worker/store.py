@@ -25,8 +25,8 @@ class Store(Protocol):
         """Does the database answer, and does it hold the tables?
 
         Raises:
-            SystemUnavailableError: it does not answer.
-            SchemaError: it does not hold what this version needs.
+            SystemUnavailableError: it does not answer, or lacks migrations that an operator will apply.
+            SchemaError: it holds what no migration of this version mends.
         """
 
     async def write(self, batch: Batch) -> Written:

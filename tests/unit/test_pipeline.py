@@ -19,8 +19,9 @@ from usage_events.contract import Reason
 from usage_events.ids import uuid7
 
 from worker.batch import Trigger
+from worker.consumption import State
 from worker.metrics import Metrics
-from worker.pipeline import Pipeline, PipelineOptions, State
+from worker.pipeline import Pipeline, PipelineOptions
 from worker.prefetch import Prefetch
 
 LONG_SECONDS = 1000.0
@@ -539,15 +540,16 @@ async def test_cancelled_it_gives_back() -> None:
     rig.assert_books()
 
 
-METHODS = ["_write_batches", "_assemble", "_tune", "_supervise"]
+METHODS = ["_write_batches", "_assemble", "tune", "supervise"]
 
 
 async def run_cancelling(method: str, at: int, queue: MemoryQueue, database: MemoryDatabase) -> tuple[Rig, int]:
     """Run a pipeline that is cancelled at the n-th wait of one of its tasks; how many waits there were."""
     rig = Rig(writers=2, age_seconds_max=0.001, queue=queue, database=database)
     cancelling = CancelAt(at, lambda: rig.running is None or rig.running.cancel())
-    inner = getattr(rig.pipeline, method)
-    setattr(rig.pipeline, method, lambda *arguments: cancelling.run(inner(*arguments)))
+    owner = rig.pipeline if hasattr(rig.pipeline, method) else rig.pipeline._consumption
+    inner = getattr(owner, method)
+    setattr(owner, method, lambda *arguments: cancelling.run(inner(*arguments)))
     rig.publish(12)
     rig.running = asyncio.ensure_future(rig.pipeline.run())
     finished = asyncio.ensure_future(rig.until(lambda: len(rig.source.settled) == 12))

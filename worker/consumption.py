@@ -1,0 +1,185 @@
+"""Consumption: the source is open while the database answers, with the prefetch that fits, until it is stopped.
+
+It connects, notices losses and connects again. It never consumes before the database has answered, and gives what is
+held back once where an outage outlasts what may be held.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from enum import Enum
+
+import stamina
+import structlog
+
+from worker.errors import SystemUnavailableError
+from worker.held import NO_GENERATION, Held
+from worker.metrics import Metrics
+from worker.outage import Outage
+from worker.prefetch import Prefetch
+from worker.source import Receiver, Source
+from worker.store import Store
+
+BACKOFF_SECONDS_MAX = 10.0
+
+log = structlog.get_logger(__name__)
+
+
+class State(Enum):
+    """What a pipeline is doing; its value says so to an operator."""
+
+    WAITING = "waiting for the database"
+    CONNECTING = "connecting to the broker"
+    CONSUMING = "consuming"
+    HOLDING = "the database is away: holding what is held"
+    STOPPING = "stopping"
+
+
+class Consumption:
+    """Whether, and how much, is consumed.
+
+    Args:
+        source: what is kept open.
+        probe: asks whether the database answers, while the writers may be busy.
+        receiver: where deliveries go.
+        held: what is given back.
+        prefetch: how much may be handed out.
+        outage: whether the database is away.
+        on_generation: called when a channel begins, and with `NO_GENERATION` when it has ended.
+        metrics: where losses are counted.
+    """
+
+    def __init__(  # noqa: PLR0913 - the parts of one pipeline
+        self,
+        *,
+        source: Source,
+        probe: Store,
+        receiver: Receiver,
+        held: Held,
+        prefetch: Prefetch,
+        outage: Outage,
+        on_generation: Callable[[int], None],
+        metrics: Metrics,
+    ) -> None:
+        self._source = source
+        self._probe = probe
+        self._receiver = receiver
+        self._held = held
+        self._prefetch = prefetch
+        self._outage = outage
+        self._on_generation = on_generation
+        self._metrics = metrics
+        self._lock = asyncio.Lock()  # one at a time changes whether and how much is consumed
+        self._retune = asyncio.Event()
+        self._phase = State.WAITING
+        self._stopping = False
+
+    @property
+    def state(self) -> State:
+        """What it is doing."""
+        if self._stopping:
+            return State.STOPPING
+        return State.HOLDING if self._phase is State.CONSUMING and self._outage else self._phase
+
+    def retune(self) -> None:
+        """The prefetch may have to change."""
+        self._retune.set()
+
+    def stopping(self) -> None:
+        """From now on nothing is opened again and no prefetch changes."""
+        self._stopping = True
+
+    async def stop(self) -> bool:
+        """Consume no more; `False` where nothing was open, so that nothing is held."""
+        self.stopping()
+        if self._phase is not State.CONSUMING:
+            return False
+        try:
+            async with self._lock:
+                await self._source.stop_consuming()
+        except SystemUnavailableError as error:
+            log.debug("the channel was lost while stopping", why=str(error))
+        return True
+
+    async def supervise(self) -> None:
+        """Connect, notice losses, connect again, until it is stopped."""
+        generation = NO_GENERATION
+        while not self._stopping:
+            await self._until_database_answers()
+            self._phase = State.CONNECTING
+            generation += 1
+            await self._open(generation)
+            self._phase = State.CONSUMING
+            log.info("consuming", queue=self._source.queue, generation=generation)
+            why = await self._until_lost()
+            self._phase = State.WAITING
+            self._metrics.reconnects.labels("rabbitmq").inc()
+            log.warning("lost the broker", queue=self._source.queue, why=why, held=len(self._held))
+            self._on_generation(NO_GENERATION)
+            await self._source.close()
+
+    async def tune(self) -> None:
+        """Consume again with another prefetch whenever one is called for."""
+        while True:
+            await self._retune.wait()
+            self._retune.clear()
+            async with self._lock:
+                proposal = self._prefetch.proposal() if self.state is State.CONSUMING else None
+                if proposal is None:
+                    continue
+                log.debug("prefetch", prefetch=proposal)
+                try:
+                    await self._source.set_prefetch(proposal)
+                except SystemUnavailableError as error:
+                    log.debug("the prefetch stays: the channel is lost", why=str(error))
+
+    async def _until_database_answers(self) -> None:
+        async for attempt in retries():
+            with attempt:
+                try:
+                    await self._probe.ping()
+                except SystemUnavailableError as error:
+                    self._outage.failed(error)
+                    raise
+        await self._probe.close()
+        self._outage.answered()
+
+    async def _open(self, generation: int) -> None:
+        async for attempt in retries():
+            with attempt:
+                self._on_generation(generation)
+                self._prefetch.restart()
+                try:
+                    await self._source.open(generation, self._prefetch.current, self._receiver)
+                except SystemUnavailableError as error:
+                    log.warning("waiting for the broker", why=str(error), attempt=attempt.num)
+                    raise
+
+    async def _until_lost(self) -> str:
+        """Until the source loses its channel, or an outage of the database outlasts what may be held."""
+        lost = asyncio.ensure_future(self._source.lost())
+        try:
+            while True:
+                done, _ = await asyncio.wait({lost}, timeout=max(0.0, self._outage.hold_seconds_left()))
+                if done:
+                    return lost.result()
+                if self._outage and self._outage.hold_seconds_left() <= 0:
+                    async with self._lock:
+                        await self._source.stop_consuming()
+                        await self._held.give_back()
+                    return f"gave it back: the database is away for {self._outage.hold_seconds_max:.0f} s"
+        except SystemUnavailableError as error:
+            return str(error)
+        finally:
+            lost.cancel()
+
+
+def retries() -> AsyncIterator[stamina.Attempt]:
+    """For ever, with exponential back-off and jitter."""
+    return stamina.retry_context(
+        on=SystemUnavailableError,
+        attempts=None,
+        timeout=None,
+        wait_initial=0.1,
+        wait_max=BACKOFF_SECONDS_MAX,
+        wait_jitter=1.0,
+    ).__aiter__()
