@@ -5,8 +5,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import docker.errors  # type: ignore[import-untyped] # ships no types
-from docker import from_env
+import docker  # type: ignore[import-untyped] # ships no types
 from testcontainers.core.config import testcontainers_config
 from testcontainers.core.container import DockerContainer
 
@@ -22,22 +21,29 @@ testcontainers_config.ryuk_disabled = True
 
 def why_not(image: str) -> str | None:
     """Why a container of this image cannot be had here, or None where it can; pulls the image where it is absent."""
-    try:
-        client = from_env()
-    except docker.errors.DockerException:
+    if not _engine_answers():
         return "no Docker engine answers"
+    client = docker.from_env()
     try:
-        client.images.get(image)
-    except docker.errors.ImageNotFound:
-        try:
+        if not client.images.list(image):
             client.images.pull(image)
-        except docker.errors.DockerException as error:
-            return f"the Docker engine has no image {image} and cannot pull it ({error})"
     except docker.errors.DockerException as error:
-        return f"no Docker engine answers ({error})"
+        return f"the Docker engine has no image {image} and cannot pull it ({error})"
     finally:
         client.close()
     return None
+
+
+def _engine_answers() -> bool:
+    # With its version asked for later, the client is there to be closed also where nobody answers.
+    client = docker.from_env(version=docker.constants.DEFAULT_DOCKER_API_VERSION)
+    try:
+        client.api.version(api_version=False)
+    except (docker.errors.DockerException, OSError):
+        return False
+    finally:
+        client.close()
+    return True
 
 
 class Container:

@@ -55,8 +55,8 @@ class Untouched:
 
     def _refuse(self) -> NoReturn:
         raise ConfigurationError(
-            f"{self._name} was given by its environment variable and is not stopped or started here:"
-            " unset the variable, so that a throw-away server is started instead"
+            f"the server of {self._name} was given and is neither stopped nor started here:"
+            " unset it, and a throw-away server is started instead"
         )
 
     @property

@@ -140,7 +140,7 @@ def _choose(setting: str, image: str, say: Say) -> Kind:
 def _given(setting: str) -> str:
     found = _find(setting)
     if found is None:
-        raise ConfigurationError(f"USAGE_{setting.upper()} is not set, and {CHOICE} asks for given servers: set it")
+        raise ConfigurationError(f"USAGE_{setting.upper()} is not set, and {CHOICE}=given asks for it: set it")
     return found
 
 
