@@ -392,3 +392,23 @@ class TestRabbitSource(SourceContract):
         monkeypatch.setattr(source._connection, "close", never)
         await source.close()
         await self.until_ready(backend, 2)
+
+    async def test_paused_it_leaves_politely(self, source: Source) -> None:
+        """A paused source still sees the broker's answers to its goodbye, and leaves no open connection behind."""
+        assert isinstance(source, RabbitSource)
+        connection, channel = source._connection, source._channel
+        assert connection is not None
+        assert channel is not None
+        answered = False
+        ask = channel.queue_declare
+
+        async def note(*arguments: Any, **options: Any) -> Any:
+            nonlocal answered
+            answer = await ask(*arguments, **options)
+            answered = True
+            return answer
+
+        channel.queue_declare = note  # type: ignore[method-assign]
+        source.pause()
+        await source.close()
+        assert (answered, connection.is_closed) == (True, True)
