@@ -108,6 +108,8 @@ class Consumption:
             self._phase = State.CONNECTING
             generation += 1
             await self._open(generation)
+            if self._stopping:
+                return
             self._phase = State.CONSUMING
             log.info("consuming", queue=self._source.queue, generation=generation)
             why = await self._until_lost()
@@ -118,8 +120,8 @@ class Consumption:
             await self._source.close()
 
     async def tune(self) -> None:
-        """Consume again with another prefetch whenever one is called for."""
-        while True:
+        """Consume again with another prefetch whenever one is called for, until it is stopped."""
+        while not self._stopping:
             await self._retune.wait()
             self._retune.clear()
             async with self._lock:
@@ -132,8 +134,13 @@ class Consumption:
                 except SystemUnavailableError as error:
                     log.debug("the prefetch stays: the channel is lost", why=str(error))
 
+    # A library may lose the cancellation that a stop sends (asyncio.wait_for does so before Python 3.12 where its result
+    # comes at the same moment), so these look for the stop themselves.
+
     async def _until_database_answers(self) -> None:
         async for attempt in retries():
+            if self._stopping:
+                return
             with attempt:
                 try:
                     await self._probe.ping()
@@ -144,15 +151,22 @@ class Consumption:
         self._outage.answered()
 
     async def _open(self, generation: int) -> None:
+        told = ""
         async for attempt in retries():
+            if self._stopping:
+                return
             with attempt:
                 self._on_generation(generation)
                 self._prefetch.restart()
                 try:
                     await self._source.open(generation, self._prefetch.current, self._receiver)
                 except SystemUnavailableError as error:
-                    log.warning("waiting for the broker", why=str(error), attempt=attempt.num)
+                    if str(error) != told:  # once a cause, not once a try
+                        told = str(error)
+                        log.warning("waiting for the broker", queue=self._source.queue, why=told)
                     raise
+                return
+        raise AssertionError("retries without an end have ended")
 
     async def _until_lost(self) -> str:
         """Until the source loses its channel, or an outage of the database outlasts what may be held."""

@@ -1,6 +1,7 @@
 """Every setting of the worker, read from the environment (prefix `USAGE_`), checked once at the start."""
 
 import os
+import re
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
@@ -18,6 +19,7 @@ from worker.errors import ConfigurationError
 PREFIX = "USAGE_"
 SECRETS = ("amqp_url", "postgres_dsn")
 PREFETCH_MAX = 65_535  # basic.qos carries it in 16 bits
+_HOST = re.compile(r"(\[[^\]]*\]|[^:\[\]]*)(:\d{0,5})?")  # with its port
 
 
 class LogFormat(StrEnum):
@@ -44,11 +46,15 @@ class Topology(StrEnum):
     PASSIVE = "passive"
 
 
-def _scheme(*allowed: str) -> AfterValidator:
+def _url(*schemes: str) -> AfterValidator:
     def check(value: SecretStr) -> SecretStr:
-        if value.get_secret_value().partition("://")[0].lower() not in allowed:
-            wanted = " or ".join(f"{scheme}://" for scheme in allowed)
+        text = value.get_secret_value()
+        if text.partition("://")[0].lower() not in schemes:
+            wanted = " or ".join(f"{scheme}://" for scheme in schemes)
             raise ValueError(f"must begin with {wanted}")
+        authority = re.split("[/?#]", text.partition("://")[2], maxsplit=1)[0]
+        if not all(_HOST.fullmatch(host) for host in authority.rpartition("@")[2].split(",")):
+            raise ValueError("host and port cannot be read; in user and password write %2F for /, %3F for ?, %23 for #")
         return value
 
     return AfterValidator(check)
@@ -61,10 +67,10 @@ class Settings(BaseSettings):
         env_prefix=PREFIX, extra="ignore", frozen=True, hide_input_in_errors=True, case_sensitive=False
     )
 
-    amqp_url: Annotated[SecretStr, _scheme("amqp", "amqps")] = Field(
+    amqp_url: Annotated[SecretStr, _url("amqp", "amqps")] = Field(
         default=SecretStr("amqp://guest:guest@127.0.0.1:5672/"), description="RabbitMQ, `amqp://` or `amqps://`"
     )
-    postgres_dsn: Annotated[SecretStr, _scheme("postgres", "postgresql")] = Field(
+    postgres_dsn: Annotated[SecretStr, _url("postgres", "postgresql")] = Field(
         default=SecretStr("postgresql://postgres@127.0.0.1:5432/postgres"),
         description="Postgres, `postgresql://`; several hosts are tried in order, the one that takes writes is used",
     )

@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -207,6 +208,20 @@ def test_wrong_settings(arguments: Sequence[str]) -> None:
     assert "geheim" not in done.stderr
 
 
+@pytest.mark.parametrize("password", ["gehe/im", "gehe?im", "gehe#im"])
+@pytest.mark.parametrize("command", ["run", "migrate", "check"])
+def test_a_password_that_breaks_the_url(command: str, password: str) -> None:
+    """What stands before the sign would pass for host and port: how to write it, and nothing of the password."""
+    done = run(
+        command,
+        USAGE_AMQP_URL=f"amqp://ada:{password}@host:5672/",
+        USAGE_POSTGRES_DSN=f"postgresql://ada:{password}@host,[::1]:5432/usage",
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.count("host and port cannot be read; in user and password write %2F for /") == 2
+    assert "gehe" not in done.stderr
+
+
 def test_a_secret_that_is_given_twice(tmp_path: Path) -> None:
     """Variable and file at once: neither is guessed, neither is shown."""
     path = tmp_path / "dsn"
@@ -272,6 +287,18 @@ async def test_run_waits_for_rabbitmq(system: System, nowhere: str) -> None:
     assert all(why.startswith(f"RabbitMQ at {nowhere}/ does not answer: ") for why in said)
     assert "geheim" not in worker.log()
     assert "Traceback" not in worker.log()
+
+
+async def test_a_broker_that_hangs_up(system: System, dropper: Dropper) -> None:
+    """A peer that accepts and closes is no broker: the worker tries again, and says so once a queue and cause."""
+    worker = await system.start_worker(wait_ready=False, USAGE_AMQP_URL=f"amqp://ada:geheim@{dropper.address}/")
+    await until(lambda: dropper.callers >= 8, "both queues have tried again and again", details=worker.log_tail)
+    assert await worker.get("/readyz") == (503, "connecting to the broker\n"), worker.log_tail()
+    assert await worker.stop() == 0, worker.log_tail()
+    said = [line for line in worker.log_lines() if line["event"] == "waiting for the broker"]
+    for queue in {line["queue"] for line in said}:
+        causes = [line["why"] for line in said if line["queue"] == queue]
+        assert all(before != after for before, after in pairwise(causes))
 
 
 def test_check_with_everything_away(nowhere: str) -> None:

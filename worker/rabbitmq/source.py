@@ -31,7 +31,15 @@ IDLE_SECONDS_MAX = 60.0  # nothing delivered for so long while messages are read
 
 log = structlog.get_logger(__name__)
 
-_LOST = (aiormq.exceptions.AMQPError, aio_pika.exceptions.AMQPError, OSError, TimeoutError, RuntimeError)
+# StopAsyncIteration is what aiormq raises where the peer hangs up while it connects.
+_LOST = (
+    aiormq.exceptions.AMQPError,
+    aio_pika.exceptions.AMQPError,
+    OSError,
+    TimeoutError,
+    RuntimeError,
+    StopAsyncIteration,
+)
 
 
 class _Connection(Connection):
