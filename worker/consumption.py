@@ -71,12 +71,12 @@ class Consumption:
         self._lock = asyncio.Lock()  # one at a time changes whether and how much is consumed
         self._retune = asyncio.Event()
         self._phase = State.WAITING
-        self._stopping = False
+        self._stop = asyncio.Event()
 
     @property
     def state(self) -> State:
         """What it is doing."""
-        if self._stopping:
+        if self._stop.is_set():
             return State.STOPPING
         return State.HOLDING if self._phase is State.CONSUMING and self._outage else self._phase
 
@@ -86,7 +86,7 @@ class Consumption:
 
     def stopping(self) -> None:
         """From now on nothing is opened again and no prefetch changes."""
-        self._stopping = True
+        self._stop.set()
 
     async def stop(self) -> bool:
         """Consume no more; `False` where nothing was open, so that nothing is held."""
@@ -103,12 +103,12 @@ class Consumption:
     async def supervise(self) -> None:
         """Connect, notice losses, connect again, until it is stopped."""
         generation = NO_GENERATION
-        while not self._stopping:
+        while not self._stop.is_set():
             await self._until_database_answers()
             self._phase = State.CONNECTING
             generation += 1
             await self._open(generation)
-            if self._stopping:
+            if self._stop.is_set():
                 return
             self._phase = State.CONSUMING
             log.info("consuming", queue=self._source.queue, generation=generation)
@@ -121,7 +121,7 @@ class Consumption:
 
     async def tune(self) -> None:
         """Consume again with another prefetch whenever one is called for, until it is stopped."""
-        while not self._stopping:
+        while not self._stop.is_set():
             await self._retune.wait()
             self._retune.clear()
             async with self._lock:
@@ -134,12 +134,12 @@ class Consumption:
                 except SystemUnavailableError as error:
                     log.debug("the prefetch stays: the channel is lost", why=str(error))
 
-    # A library may lose the cancellation that a stop sends (asyncio.wait_for does so before Python 3.12 where its result
-    # comes at the same moment), so these look for the stop themselves.
+    # A library may lose the cancellation that a stop sends (asyncio.wait_for does so before Python 3.12, where its
+    # result comes at the same moment), so these look for the stop themselves.
 
     async def _until_database_answers(self) -> None:
         async for attempt in retries():
-            if self._stopping:
+            if self._stop.is_set():
                 return
             with attempt:
                 try:
@@ -153,7 +153,7 @@ class Consumption:
     async def _open(self, generation: int) -> None:
         told = ""
         async for attempt in retries():
-            if self._stopping:
+            if self._stop.is_set():
                 return
             with attempt:
                 self._on_generation(generation)

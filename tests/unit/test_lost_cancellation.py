@@ -1,0 +1,81 @@
+"""A stop ends the pipeline, also where a library loses the cancellation that it sends."""
+
+import asyncio
+import logging
+from collections.abc import Iterator
+
+import pytest
+import stamina
+import structlog
+from fakes import MemoryDatabase, MemoryQueue, MemorySource, MemoryStore
+from makers import body_of, decoded
+
+from worker.errors import SystemUnavailableError
+from worker.metrics import Metrics
+from worker.pipeline import Pipeline, PipelineOptions
+from worker.source import Receiver
+
+
+class DeafSource(MemorySource):
+    """Opens at the moment at which it is cancelled, and forgets that it was; or fails then."""
+
+    def __init__(self, queue: MemoryQueue, *, fails: bool) -> None:
+        super().__init__(queue)
+        self.is_opening = asyncio.Event()
+        self._fails = fails
+
+    async def open(self, generation: int, prefetch: int, receiver: Receiver) -> None:
+        """See `Source.open`."""
+        self.is_opening.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            if self._fails:
+                raise SystemUnavailableError("the broker did not answer") from None
+        await super().open(generation, prefetch, receiver)
+
+
+@pytest.fixture(autouse=True)
+def _quiet_and_without_backoff() -> Iterator[None]:
+    """Tries follow each other at once."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    with stamina.set_testing(True, attempts=10**9):
+        yield
+    structlog.reset_defaults()
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_a_stop_whose_cancellation_is_lost(*, fails: bool) -> None:
+    """The source opens, or fails, just when it is to give up: it stops, and the message stays in the queue."""
+    queue = MemoryQueue()
+    queue.publish(body_of())
+    database = MemoryDatabase()
+    source = DeafSource(queue, fails=fails)
+    pipeline = Pipeline(
+        source=source,
+        stores=[MemoryStore(database)],
+        probe=MemoryStore(database),
+        decoder=decoded,
+        options=PipelineOptions(
+            batch_events_max=4,
+            batch_bytes_max=10**6,
+            batch_age_seconds_max=1000,
+            held_bytes_max=10**6,
+            prefetch_max=64,
+            max_age_seconds=3600,
+            max_ahead_seconds=300,
+        ),
+        metrics=Metrics(),
+    )
+    running = asyncio.ensure_future(pipeline.run())
+    await source.is_opening.wait()
+    pipeline.stop()
+    try:
+        async with asyncio.timeout(20):
+            await asyncio.shield(running)
+    finally:
+        running.cancel()
+        await asyncio.wait({running})
+    assert not source.is_open
+    assert len(queue.ready) == 1
+    assert database.rows == {}
