@@ -8,6 +8,7 @@ from collections.abc import Coroutine, Sequence
 from typing import Any
 
 import structlog
+from prometheus_client import disable_created_metrics
 from usage_events.contract import FieldError, Reason, Refusal
 from usage_events.rules import Window
 
@@ -102,6 +103,7 @@ async def run(settings: Settings) -> int:
     Raises:
         UsageWorkerError: what no waiting mends.
     """
+    disable_created_metrics()  # a second series for each counter, which nobody asked for
     metrics = Metrics()
     pipelines = build_pipelines(settings, metrics)
     events = pipelines[0]

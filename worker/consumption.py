@@ -19,7 +19,7 @@ from worker.prefetch import Prefetch
 from worker.source import Receiver, Source
 from worker.store import Store
 
-BACKOFF_SECONDS_MAX = 10.0
+BACKOFF_SECONDS_MAX = 5.0
 
 log = structlog.get_logger(__name__)
 

@@ -143,7 +143,7 @@ def _identity(delivery: Delivery, reject: Reject) -> Identity:
         data = value.get("data")
         identifier, source = value.get("id"), value.get("source")
         if isinstance(identifier, str) and isinstance(source, str) and identifier and source:
-            identifier = event_id(storable(identifier), storable(source))
+            identifier = event_id(_encodable(identifier), _encodable(source))
         fields = data if isinstance(data, dict) else {}
     else:
         fields, identifier = value, value.get("id")
@@ -154,6 +154,11 @@ def _identity(delivery: Delivery, reject: Reject) -> Identity:
         _uuid(fields.get("organization_id")),
         model[:MODEL_CHARACTERS_MAX] if isinstance(model, str) else None,
     )
+
+
+def _encodable(text: str) -> str:
+    """A text that UTF-8 can hold, and the same where it could already: ids are made from it."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _uuid(value: Any) -> UUID | None:
@@ -168,7 +173,7 @@ def storable(text: str) -> str:
     """A text that Postgres can hold: NUL and lone surrogates are written out as escapes."""
     if "\x00" not in text and text.isascii():
         return text
-    return text.replace("\x00", "\\x00").encode("utf-8", "backslashreplace").decode()
+    return _encodable(text.replace("\x00", "\\x00"))
 
 
 def _headers(headers: Mapping[str, Any]) -> str:

@@ -12,11 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from makers import ORGANIZATION, USER, array_of, batch_of, body_of, entry_of
-from usage_events.cloudevents import event_id
+from usage_events.cloudevents import event_id, id_for
 from usage_events.contract import Event, FieldError, Reason, Refusal
+from usage_events.rules import Window
 
-from worker.batch import Batch, Origin
-from worker.decode import WHOLE_MESSAGE, Decoded, Reject
+from worker.batch import Batch, Entry, Origin
+from worker.decode import WHOLE_MESSAGE, Decoded, Reject, decode
 from worker.delivery import Delivery, PlainProperties
 from worker.letters import (
     ERRORS_MAX,
@@ -264,3 +265,14 @@ def test_whole_message_rejects_are_letters_too() -> None:
         None,
         "too often",
     )
+
+
+def test_a_cloudevents_letter_has_the_id_of_its_row_whatever_its_text_holds() -> None:
+    """A NUL in id or source is part of the name that the UUIDv5 is made from, as it is for an accepted event."""
+    body = rb'{"specversion":"1.0","id":"a\u0000b","source":"s","type":"t","time":"never","data":{}}'
+    decoded = decode(body, "application/cloudevents+json", None, Window(0, 2**62))
+    delivery = Delivery(1, 1, body, PlainProperties(content_type="application/cloudevents+json"))
+    batch = Batch(0.0)
+    batch.add(Entry(delivery, decoded))
+    (letter,) = letters_of_rejects(batch)
+    assert letter.event_id == id_for("s", "a\x00b")
