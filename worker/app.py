@@ -29,6 +29,7 @@ log = structlog.get_logger(__name__)
 # A process that is told twice, or that takes longer than it may, leaves what it holds to others.
 EXIT_CLEAN = 0
 EXIT_GAVE_BACK = 1
+LEAVE_SECONDS_MAX = 1.5  # beside the 8 s of USAGE_SHUTDOWN_TIMEOUT less than the 10 s after which Docker kills
 
 
 def worker_name() -> str:
@@ -103,7 +104,7 @@ async def run(settings: Settings) -> int:
     Raises:
         UsageWorkerError: what no waiting mends.
     """
-    disable_created_metrics()  # a second series for each counter, which nobody asked for
+    disable_created_metrics()  # type: ignore[no-untyped-call] # a second series for each counter, which nobody asked for
     metrics = Metrics()
     pipelines = build_pipelines(settings, metrics)
     events = pipelines[0]
@@ -147,7 +148,9 @@ async def _until_stopped(pipelines: Sequence[Pipeline], shutdown_seconds_max: fl
         why = "a second signal" if told_twice.is_set() else f"{shutdown_seconds_max:g} s have passed"
         log.warning("stopping at once: what is held goes back to the broker", why=why)
         running.cancel()
-        await asyncio.wait({running})
+        _, late = await asyncio.wait({running}, timeout=LEAVE_SECONDS_MAX)
+        if late:
+            log.warning("leaving without waiting for a server that does not answer")
         return EXIT_GAVE_BACK
     finally:
         for number in (signal.SIGTERM, signal.SIGINT):

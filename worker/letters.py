@@ -19,6 +19,7 @@ from usage_events.contract import (
     CONTENT_TYPE_JSON,
     UUID_PATTERN,
     Event,
+    FieldError,
     Reason,
     Refusal,
 )
@@ -57,6 +58,7 @@ class DeadLetter:
     organization_id: UUID | None
     model: str | None
     occurrences: int = 1
+    first_seen: datetime | None = None  # where it is not seen for the first time now
 
 
 @dataclass(slots=True, frozen=True)
@@ -90,6 +92,21 @@ def letter_of_event(origin: Origin, event: Event, refusal: Refusal) -> DeadLette
     return _letter(delivery, origin.place, event_text(delivery.body, origin.place), refusal, identity)
 
 
+def refusal_of(reason: Reason, event: Event) -> Refusal:
+    """The refusal of an event that the state of the database decides."""
+    field, message, given = {
+        Reason.UNKNOWN_USER: ("user_id", "is not in `users`", event.user_id),
+        Reason.UNKNOWN_ORGANIZATION: ("organization_id", "is not in `organizations`", event.organization_id),
+        Reason.ID_CONFLICT: ("id", "is stored with another content", event.id),
+    }[reason]
+    return Refusal(reason, [FieldError(field=field, message=message, input=str(UUID(bytes=given)))])
+
+
+def errors_json(refusal: Refusal) -> str:
+    """The errors of a refusal as they are kept: JSON text that the database can hold, each input shortened."""
+    return _json([_short(dict(error)) for error in refusal.errors[:ERRORS_MAX]])
+
+
 def add_up(letters: Iterable[DeadLetter]) -> list[DeadLetter]:
     """Identical ones added up, in the order of their fingerprints (in which every worker locks them)."""
     found: dict[bytes, DeadLetter] = {}
@@ -108,7 +125,7 @@ def _letter(delivery: Delivery, place: int, body: bytes, refusal: Refusal, ident
         fingerprint=fingerprint(content_type, body),
         event_id=identity.event_id,
         reason=refusal.reason,
-        errors_json=_json([_short(dict(error)) for error in refusal.errors[:ERRORS_MAX]]),
+        errors_json=errors_json(refusal),
         body=body,
         content_type=content_type,
         headers_json=_headers(properties.headers),

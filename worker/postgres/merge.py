@@ -166,7 +166,7 @@ async def record(
             letter.fingerprint, letter.event_id, letter.reason.value, letter.errors_json, letter.body,
             letter.content_type, letter.headers_json, letter.app_id, letter.amqp_user, letter.exchange,
             letter.routing_key, letter.queue, letter.user_id, letter.organization_id, letter.model,
-            letter.occurrences, seen_at, seen_at, worker,
+            letter.occurrences, letter.first_seen or seen_at, seen_at, worker,
         )
         for letter in letters
     ]  # fmt: skip

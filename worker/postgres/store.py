@@ -7,11 +7,11 @@ from time import monotonic
 
 import asyncpg
 import structlog
-from usage_events.contract import Event, FieldError, Reason, Refusal
+from usage_events.contract import Event
 
 from worker.batch import Batch, Origin
 from worker.errors import RowsRefusedError, SystemUnavailableError
-from worker.letters import DeadLetter, add_up, letter_of_event, letters_of_rejects
+from worker.letters import DeadLetter, add_up, letter_of_event, letters_of_rejects, refusal_of
 from worker.postgres.isolate import Isolation
 from worker.postgres.merge import Merged, merge, prepare, record
 from worker.postgres.migrations import missing_migrations
@@ -23,12 +23,6 @@ SESSION_SECONDS_MAX = 1800.0
 FOREIGN_KEY_TRIES_MAX = 3
 CLOSE_SECONDS_MAX = 2.0
 _FOREIGN_KEY = "23503"
-
-_MESSAGES = {
-    Reason.UNKNOWN_USER: ("user_id", "is not in `users`"),
-    Reason.UNKNOWN_ORGANIZATION: ("organization_id", "is not in `organizations`"),
-    Reason.ID_CONFLICT: ("id", "is stored with another content"),
-}
 
 log = structlog.get_logger(__name__)
 
@@ -115,7 +109,7 @@ class PostgresStore:
     def _letters(self, batch: Batch, isolation: Isolation, merged: Merged) -> list[DeadLetter]:
         letters = letters_of_rejects(batch)
         refusals = isolation.refusals | {
-            ordinal: _refusal(reason, isolation.event(ordinal)) for ordinal, reason in merged.refused.items()
+            ordinal: refusal_of(reason, isolation.event(ordinal)) for ordinal, reason in merged.refused.items()
         }
         if refusals:
             origins: list[Origin] = list(batch.origins())
@@ -185,14 +179,6 @@ class PostgresStore:
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.terminate()
-
-
-def _refusal(reason: Reason, event: Event) -> Refusal:
-    from uuid import UUID
-
-    field, message = _MESSAGES[reason]
-    given = {"user_id": event.user_id, "organization_id": event.organization_id, "id": event.id}[field]
-    return Refusal(reason, [FieldError(field=field, message=message, input=str(UUID(bytes=given)))])
 
 
 async def _canary(connection: asyncpg.Connection) -> Event:

@@ -1,0 +1,178 @@
+"""Carry: a set of dead letters through the worker's own decoder and merge, in one transaction of the caller's.
+
+Committed it is a replay, rolled back it is a trial; the worker heals by it. It cannot be half done, doubled or
+overtaken, and reaches no other consumer of the exchange.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from enum import StrEnum
+from typing import NamedTuple
+from uuid import UUID
+
+import asyncpg
+from usage_events.contract import Event, Refusal
+from usage_events.rules import Window
+
+from worker.batch import Batch, Entry, Origin
+from worker.decode import WHOLE_MESSAGE, Decoded, decode
+from worker.letters import DeadLetter, add_up, errors_json, letter_of_event, letters_of_rejects, refusal_of
+from worker.postgres.letter_table import Action, Filter, Status, StoredLetter, note_actions
+from worker.postgres.merge import merge, record
+
+
+class Answer(StrEnum):
+    """What became of a letter."""
+
+    STORED = "stored"
+    DUPLICATE = "duplicate"  # its event, with the same content, was there already
+    SAME_REASON = "same reason"
+    OTHER_REASON = "other reason"
+
+
+class Carried(NamedTuple):
+    """A letter's answer; the refusal where it was not recovered."""
+
+    letter: StoredLetter
+    answer: Answer
+    refusal: Refusal | None
+
+
+@dataclass(slots=True, frozen=True)
+class CarryOptions:
+    """How letters are judged and who carries them. The ages are in seconds, as in the contract."""
+
+    who: str
+    max_age_seconds: int
+    max_ahead_seconds: int
+    chosen: Filter | None = None
+    action: str = "replay"
+
+
+@dataclass(slots=True)
+class _Case:
+    """One letter on its way: what was decoded from it, and the refusals of its parts."""
+
+    letter: StoredLetter
+    decoded: Decoded
+    refused: list[tuple[Origin, Event, Refusal]] = field(default_factory=list)
+    is_new: bool = False  # an event of it was stored just now
+
+
+async def carry(
+    connection: asyncpg.Connection, letters: Sequence[StoredLetter], options: CarryOptions, *, now: datetime
+) -> list[Carried]:
+    """Store what can be stored of these letters and settle each; nothing is committed here.
+
+    A letter is judged at its `first_seen`. One of a whole message is recovered when each event in it is stored, a known
+    duplicate, or has a letter of its own.
+
+    Raises:
+        asyncpg.PostgresError: the database refuses a row; roll back, and carry fewer letters.
+    """
+    cases = [_open(letter, options) for letter in letters]
+    await _merge(connection, cases)
+    carried = [_answer(case) for case in cases]
+    await _settle(connection, cases, carried, options, now)
+    return carried
+
+
+def _open(letter: StoredLetter, options: CarryOptions) -> _Case:
+    window = Window.around(
+        round(letter.first_seen.timestamp() * 1e6),
+        max_age_seconds=options.max_age_seconds,
+        max_ahead_seconds=options.max_ahead_seconds,
+    )
+    decoded = decode(letter.body, letter.content_type, None, window)
+    return _Case(letter, decoded)
+
+
+async def _merge(connection: asyncpg.Connection, cases: Sequence[_Case]) -> None:
+    events = [
+        (case, place, event)
+        for case in cases
+        for place, event in zip(case.decoded.places, case.decoded.events, strict=True)
+    ]
+    if not events:
+        return
+    ids = [UUID(bytes=event.id) for _, _, event in events]
+    known = {row["id"] for row in await connection.fetch("SELECT id FROM ai_usage_logs WHERE id = ANY($1)", ids)}
+    merged = await merge(connection, [(ordinal, event) for ordinal, (_, _, event) in enumerate(events)])
+    for ordinal, (case, place, event) in enumerate(events):
+        reason = merged.refused.get(ordinal)
+        if reason is not None:
+            origin = Origin(case.letter.delivery, place)
+            case.refused.append((origin, event, refusal_of(reason, event)))
+        elif ids[ordinal] not in known:
+            case.is_new = True
+
+
+def _answer(case: _Case) -> Carried:
+    refusal = _refusal(case)
+    if refusal is None:
+        return Carried(case.letter, Answer.STORED if case.is_new else Answer.DUPLICATE, None)
+    answer = Answer.SAME_REASON if refusal.reason is case.letter.reason else Answer.OTHER_REASON
+    return Carried(case.letter, answer, refusal)
+
+
+def _refusal(case: _Case) -> Refusal | None:
+    """Why the letter itself stays; the refused elements of an array get letters of their own."""
+    rejects = case.decoded.rejects
+    if any(reject.place == WHOLE_MESSAGE for reject in rejects):
+        return rejects[0].refusal
+    if _is_array(case.letter.body):
+        return None
+    if rejects:
+        return rejects[0].refusal
+    return case.refused[0][2] if case.refused else None
+
+
+def _is_array(body: bytes) -> bool:
+    return body.lstrip(b" \t\r\n")[:1] == b"["
+
+
+def _letters_of_elements(case: _Case) -> list[DeadLetter]:
+    """The letters of the refused elements of a whole message, seen when it was."""
+    batch = Batch(0.0)
+    batch.add(Entry(case.letter.delivery, case.decoded))
+    letters = letters_of_rejects(batch)
+    letters += [letter_of_event(origin, event, refusal) for origin, event, refusal in case.refused]
+    return [replace(letter, first_seen=case.letter.first_seen) for letter in letters]
+
+
+async def _settle(
+    connection: asyncpg.Connection,
+    cases: Sequence[_Case],
+    carried: Sequence[Carried],
+    options: CarryOptions,
+    now: datetime,
+) -> None:
+    recovered = [each.letter for each in carried if each.refusal is None]
+    changed = [each for each in carried if each.answer is Answer.OTHER_REASON]
+    await connection.execute(
+        "UPDATE ai_usage_dead_letters SET status = 'recovered' WHERE id = ANY($1)", [letter.id for letter in recovered]
+    )
+    await connection.executemany(
+        "UPDATE ai_usage_dead_letters SET reason = $2, errors = $3 WHERE id = $1",
+        [(each.letter.id, each.refusal.reason.value, errors_json(each.refusal)) for each in changed if each.refusal],
+    )
+    elements = [
+        letter
+        for case, each in zip(cases, carried, strict=True)
+        if each.refusal is None and _is_array(case.letter.body)
+        for letter in _letters_of_elements(case)
+    ]
+    await record(connection, add_up(elements), worker=options.who, seen_at=now)
+    actions = [_recovery(letter, options.action) for letter in recovered]
+    actions += [_change(each, options.action) for each in changed]
+    await note_actions(connection, actions, who=options.who, chosen=options.chosen)
+
+
+def _recovery(letter: StoredLetter, action: str) -> Action:
+    return Action(letter.id, action, from_status=letter.status.value, to_status=Status.RECOVERED.value)
+
+
+def _change(carried: Carried, action: str) -> Action:
+    reason = carried.refusal.reason.value if carried.refusal else None
+    return Action(carried.letter.id, action, from_reason=carried.letter.reason.value, to_reason=reason)

@@ -1,0 +1,185 @@
+"""The table of dead letters as operators use it: which letters, in what order, and the record of what was done."""
+
+import json
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, NamedTuple
+from uuid import UUID
+
+import asyncpg
+from usage_events.contract import Reason
+
+from worker.delivery import Delivery, PlainProperties
+
+CURSOR_ROWS = 500
+
+
+class Status(StrEnum):
+    """Where a letter stands."""
+
+    OPEN = "open"
+    RECOVERED = "recovered"
+    DISCARDED = "discarded"
+
+
+@dataclass(slots=True, frozen=True)
+class Filter:
+    """Which letters; what is `None` or empty does not matter.
+
+    `field` is one that an error names, `producer` the AMQP `app_id`. A letter is inside `since` and `until` where it
+    was seen at any time between them.
+    """
+
+    reason: Reason | None = None
+    field: str | None = None
+    organization: UUID | None = None
+    user: UUID | None = None
+    model: str | None = None
+    producer: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+    status: Status | None = Status.OPEN
+    ids: tuple[UUID, ...] = ()
+    limit: int | None = None
+
+    def as_json(self) -> str:
+        """How it stands in the history of what it chose."""
+        given = {name: value for name, value in asdict(self).items() if value not in (None, ())}
+        return json.dumps(given, default=str)
+
+    def where(self) -> tuple[str, list[Any]]:
+        """The condition on `ai_usage_dead_letters l`, and its arguments."""
+        arguments: list[Any] = []
+        conditions: list[str] = []
+        choices: list[tuple[str, Any]] = [
+            ("l.reason = {}", self.reason.value if self.reason else None),
+            (
+                "l.errors @> jsonb_build_array(jsonb_build_object('field', {}::text))",
+                self.field,
+            ),
+            ("l.organization_id = {}", self.organization),
+            ("l.user_id = {}", self.user),
+            ("l.model = {}", self.model),
+            ("l.app_id = {}", self.producer),
+            ("l.last_seen >= {}", self.since),
+            ("l.first_seen <= {}", self.until),
+            ("l.status = {}", self.status.value if self.status else None),
+            ("l.id = ANY({}::uuid[])", list(self.ids) or None),
+        ]
+        for condition, value in choices:
+            if value is not None:
+                arguments.append(value)
+                conditions.append(condition.format(f"${len(arguments)}"))
+        return " AND ".join(conditions) or "true", arguments
+
+
+class StoredLetter(NamedTuple):
+    """A letter as it is carried through decoder and merge; `body` is the edited one where there is one."""
+
+    id: UUID
+    reason: Reason
+    status: Status
+    body: bytes
+    content_type: str | None
+    first_seen: datetime
+    delivery: Delivery
+
+
+_LETTER_COLUMNS = """
+l.id, l.reason, l.status, coalesce(l.edited_body, l.body) AS body, l.content_type, l.first_seen, l.headers, l.app_id,
+l.amqp_user, l.exchange, l.routing_key, l.queue
+"""
+
+
+async def lock_letters(connection: asyncpg.Connection, chosen: Filter, limit: int) -> list[StoredLetter]:
+    """Up to `limit` letters that nobody else works on, the oldest first; they stay locked to the transaction's end."""
+    condition, arguments = chosen.where()
+    rows = await connection.fetch(
+        f"SELECT {_LETTER_COLUMNS} FROM ai_usage_dead_letters l WHERE {condition}"  # noqa: S608 - texts of this file
+        f" ORDER BY l.first_seen, l.id LIMIT {limit:d} FOR UPDATE OF l SKIP LOCKED",
+        *arguments,
+    )
+    return [_letter(row) for row in rows]
+
+
+async def count_letters(connection: asyncpg.Connection, chosen: Filter) -> int:
+    """How many letters a filter chooses, its limit considered."""
+    condition, arguments = chosen.where()
+    limit = "" if chosen.limit is None else f" LIMIT {chosen.limit:d}"
+    counted = await connection.fetchval(
+        f"SELECT count(*) FROM (SELECT FROM ai_usage_dead_letters l WHERE {condition}{limit}) chosen",  # noqa: S608
+        *arguments,
+    )
+    return int(counted)
+
+
+async def stream_letters(connection: asyncpg.Connection, chosen: Filter, columns: str) -> AsyncIterator[asyncpg.Record]:
+    """The letters' `columns`, oldest first, by a cursor: any number of them in constant memory."""
+    condition, arguments = chosen.where()
+    limit = "" if chosen.limit is None else f" LIMIT {chosen.limit:d}"
+    query = (
+        f"SELECT {columns} FROM ai_usage_dead_letters l WHERE {condition}"  # noqa: S608 - columns are the caller's own
+        f" ORDER BY l.first_seen, l.id{limit}"
+    )
+    async with connection.transaction(readonly=True):
+        async for row in connection.cursor(query, *arguments, prefetch=CURSOR_ROWS):
+            yield row
+
+
+@dataclass(slots=True, frozen=True)
+class Action:
+    """One line of a letter's history."""
+
+    letter_id: UUID
+    action: str
+    from_reason: str | None = None
+    to_reason: str | None = None
+    from_status: str | None = None
+    to_status: str | None = None
+    note: str | None = None
+
+
+async def note_actions(
+    connection: asyncpg.Connection, actions: Sequence[Action], *, who: str, chosen: Filter | None = None
+) -> None:
+    """Add to the history; it is never changed."""
+    filter_json = None if chosen is None else chosen.as_json()
+    await connection.executemany(
+        "INSERT INTO ai_usage_dead_letter_actions"
+        " (who, letter_id, action, from_reason, to_reason, from_status, to_status, note, filter)"
+        " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+        [
+            (
+                who, action.letter_id, action.action, action.from_reason, action.to_reason, action.from_status,
+                action.to_status, action.note, filter_json,
+            )
+            for action in actions
+        ],
+    )  # fmt: skip
+
+
+def _letter(row: asyncpg.Record) -> StoredLetter:
+    headers: Mapping[str, Any] = json.loads(row["headers"] or "{}")
+    properties = PlainProperties(
+        content_type=row["content_type"], app_id=row["app_id"], user_id=row["amqp_user"], headers=headers
+    )
+    delivery = Delivery(
+        tag=0,
+        generation=0,
+        body=row["body"],
+        properties=properties,
+        exchange=row["exchange"] or "",
+        routing_key=row["routing_key"] or "",
+        queue=row["queue"] or "",
+    )
+    return StoredLetter(
+        row["id"],
+        Reason(row["reason"]),
+        Status(row["status"]),
+        row["body"],
+        row["content_type"],
+        row["first_seen"],
+        delivery,
+    )
