@@ -1,8 +1,11 @@
 """A server as a container of a Docker engine, ended with whoever started it."""
 
+import gc
 import signal
 import time
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import docker  # type: ignore[import-untyped] # ships no types
@@ -21,29 +24,27 @@ testcontainers_config.ryuk_disabled = True
 
 def why_not(image: str) -> str | None:
     """Why a container of this image cannot be had here, or None where it can; pulls the image where it is absent."""
-    if not _engine_answers():
-        return "no Docker engine answers"
-    client = docker.from_env()
-    try:
-        if not client.images.list(image):
-            client.images.pull(image)
-    except docker.errors.DockerException as error:
-        return f"the Docker engine has no image {image} and cannot pull it ({error})"
-    finally:
-        client.close()
+    with _unclosed_sockets_unmentioned():
+        try:
+            client = docker.from_env()
+        except docker.errors.DockerException:
+            return "no Docker engine answers"
+        try:
+            if not client.images.list(image):
+                client.images.pull(image)
+        except docker.errors.DockerException as error:
+            return f"the Docker engine has no image {image} and cannot pull it ({error})"
+        finally:
+            client.close()
     return None
 
 
-def _engine_answers() -> bool:
-    # With its version asked for later, the client is there to be closed also where nobody answers.
-    client = docker.from_env(version=docker.constants.DEFAULT_DOCKER_API_VERSION)
-    try:
-        client.api.version(api_version=False)
-    except (docker.errors.DockerException, OSError):
-        return False
-    finally:
-        client.close()
-    return True
+@contextmanager
+def _unclosed_sockets_unmentioned() -> Iterator[None]:
+    """The library drops connections that failed without closing them; collected in here, they warn nobody."""
+    with warnings.catch_warnings(action="ignore", category=ResourceWarning):
+        yield
+        gc.collect()
 
 
 class Container:
