@@ -160,8 +160,7 @@ class Pipeline:
         finally:
             await self._held.give_back()
             await self._source.close()
-            for store in (*self._stores, self._probe):
-                await store.close()
+            await asyncio.gather(*(store.close() for store in (*self._stores, self._probe)))
 
     # Decode and batch.
 
