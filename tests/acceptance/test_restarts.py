@@ -2,6 +2,7 @@
 
 import asyncio
 
+import pytest
 from harness import System, WorkerProcess, event, message
 
 from worker.demo.hosts import free_ports
@@ -10,6 +11,7 @@ RESTARTS = 25
 AT_ONCE = 5
 
 
+@pytest.mark.slow
 async def test_25_restarts_without_a_database_spend_no_delivery(system: System) -> None:
     """21 returns make a dead letter; after 25 restarts the messages come for the first time."""
     await system.publish(*(message(event()) for _ in range(50)))

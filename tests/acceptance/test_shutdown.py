@@ -59,13 +59,13 @@ async def test_a_signal_in_the_middle_of_a_backlog_leaves_the_rest_to_others(sys
     (await system.books()).check()
 
 
-@pytest.mark.parametrize("seconds_until_signal", [0.0, 0.2, 0.4, 0.6])
+@pytest.mark.parametrize("seconds_until_signal", [0.0, 0.05, 0.1])
 async def test_a_signal_while_starting_ends_a_worker(system: System, seconds_until_signal: float) -> None:
     """Whatever it was doing, a worker that has begun to listen stops with status 0 and loses nothing."""
     await system.publish(message(event()))
     worker = await system.start_worker(wait_ready=False)
     await worker.url()
-    await asyncio.sleep(seconds_until_signal / 4)  # another instant each time
+    await asyncio.sleep(seconds_until_signal)  # the instant is what the test is about
     assert await worker.stop() == 0, worker.log_tail()
 
     await system.start_worker()
