@@ -52,3 +52,5 @@ async def supervised(system: System, workers: int = 1) -> AsyncIterator[None]:
             group.create_task(keep_one())
         yield
         done.set()
+    for worker in [worker for worker in system.workers if worker.status is None]:
+        await system.until(worker.is_ready, "the last ones are up")  # before that they do not know a signal
