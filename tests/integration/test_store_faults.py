@@ -141,8 +141,9 @@ async def test_a_session_that_turns_read_only(connection: asyncpg.Connection, st
     """25006 within a session, as after a failover: the session is given up, not used again."""
     await store.write(batch_of(events(1)))
     await connection.execute("TRUNCATE ai_usage_logs")
-    assert store._connection is not None
-    await store._connection.execute("SET default_transaction_read_only = on")
+    held = store._session._connection
+    assert held is not None
+    await held.execute("SET default_transaction_read_only = on")
     bodies = events(5)
     batch = batch_of(bodies)
     with pytest.raises(SystemUnavailableError, match="SQLSTATE 25006"):
