@@ -1,7 +1,7 @@
 """The source on RabbitMQ: aio-pika connects, `frames` takes the deliveries, aiormq's channel acknowledges."""
 
 import asyncio
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Coroutine, Sequence
 from functools import lru_cache, partial
 from typing import Any
 
@@ -105,8 +105,7 @@ class RabbitSource:
     async def set_prefetch(self, prefetch: int) -> None:
         """See `Source.set_prefetch`. A live consumer on a quorum queue does not take a new prefetch."""
         try:
-            await self._cancel()
-            await self._consume(prefetch)
+            await self._unless_lost(self._consume_again(prefetch))
         except _LOST as error:
             raise unavailable(self._settings, error) from error
 
@@ -132,7 +131,7 @@ class RabbitSource:
     async def stop_consuming(self) -> None:
         """See `Source.stop_consuming`."""
         try:
-            await self._cancel()
+            await self._unless_lost(self._cancel())
         except _LOST as error:
             raise unavailable(self._settings, error) from error
 
@@ -186,6 +185,27 @@ class RabbitSource:
         self._delivered_at = asyncio.get_running_loop().time()
         answer = await channel.basic_consume(self.queue, _never_called, timeout=CALL_SECONDS_MAX)
         self._consumer_tag = answer.consumer_tag
+
+    async def _consume_again(self, prefetch: int) -> None:
+        await self._cancel()
+        await self._consume(prefetch)
+
+    async def _unless_lost(self, call: Coroutine[Any, Any, None]) -> None:
+        """Make a call to the broker, and give it up when the channel is lost.
+
+        The library cancels a call whose channel dies, but it may go on to wait for its time-out: `asyncio.wait_for`
+        loses a cancellation that comes together with a result, before Python 3.12.
+        """
+        assert self._lost is not None  # noqa: S101 - `open` has set it
+        calling = asyncio.ensure_future(call)
+        either: set[asyncio.Future[Any]] = {calling, self._lost}
+        try:
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            if not calling.done():
+                raise SystemUnavailableError(self._lost.result())
+            await calling
+        finally:
+            calling.cancel()
 
     async def _cancel(self) -> None:
         tag, self._consumer_tag = self._consumer_tag, None
