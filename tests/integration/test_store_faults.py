@@ -56,24 +56,34 @@ async def _fails_then_stores(
     assert (found.stored, found.dead) == (ids(bodies), {})
 
 
-@pytest.mark.parametrize("state", SYSTEM_STATES)
 async def test_what_the_server_says_of_itself_blames_no_row(
-    connection: asyncpg.Connection, store: PostgresStore, state: str
+    connection: asyncpg.Connection, store: PostgresStore
 ) -> None:
     """A full disk, a lock, a cancelled statement, a class nobody knows: the system, and no dead letter."""
+    await connection.execute("CREATE TABLE failure (state TEXT)")
     await connection.execute(
-        f"""
+        """
         CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$
-        BEGIN RAISE EXCEPTION 'could not extend file' USING ERRCODE = '{state}'; END $$;
+        DECLARE failing TEXT := (SELECT state FROM failure);
+        BEGIN
+            IF failing IS NULL THEN RETURN NEW; END IF;
+            RAISE EXCEPTION 'could not extend file' USING ERRCODE = failing;
+        END $$;
         CREATE TRIGGER fail BEFORE INSERT ON ai_usage_logs FOR EACH ROW EXECUTE FUNCTION fail()
         """
     )
-    await _fails_then_stores(
-        store,
-        connection,
-        rf"could not extend file \(SQLSTATE {state}\)",
-        mend=lambda: connection.execute("DROP TRIGGER fail ON ai_usage_logs"),
-    )
+    bodies = events(20)
+    batch = batch_of(bodies)
+    for state in SYSTEM_STATES:
+        await connection.execute("TRUNCATE failure")
+        await connection.execute("INSERT INTO failure VALUES ($1)", state)
+        with pytest.raises(SystemUnavailableError, match=rf"could not extend file \(SQLSTATE {state}\)"):
+            await store.write(batch)
+        found = await Outcomes.read(connection)
+        assert (found.stored, found.dead) == (set(), {}), state
+    await connection.execute("TRUNCATE failure")
+    await store.write(batch)
+    assert (await Outcomes.read(connection)).stored == ids(bodies)
 
 
 @pytest.mark.parametrize(
