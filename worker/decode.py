@@ -4,6 +4,7 @@ The fast path lets pydantic's core validate the whole message at once. Whatever 
 element, with care, by the producers' own rules (`usage_events.judge`), so both paths know one contract.
 """
 
+from collections.abc import Sequence
 from enum import Enum
 from functools import lru_cache
 from typing import Any, NamedTuple, cast
@@ -218,7 +219,8 @@ def _refuse_shape(body: bytes, wanted: str) -> Decoded:
     return _whole(body, Reason.INVALID, f"must be {wanted} for this content type")
 
 
-def _elements(body: bytes) -> list[bytes]:
+@lru_cache(maxsize=1)  # the letters of one message ask one after the other, and to cut it anew for each took minutes
+def _elements(body: bytes) -> Sequence[bytes]:
     """The text of each element of an array.
 
     Raises:
@@ -226,9 +228,9 @@ def _elements(body: bytes) -> list[bytes]:
     """
     try:
         body.decode()
-        return [bytes(raw) for raw in _ELEMENTS.decode(body)]
+        return tuple(bytes(raw) for raw in _ELEMENTS.decode(body))
     except (UnicodeDecodeError, msgspec.DecodeError, RecursionError):
-        return [child.text for child in outline(body)[1]]  # slow, and the authority
+        return tuple(child.text for child in outline(body)[1])  # slow, and the authority
 
 
 def _whole(body: bytes, reason: Reason, message: str) -> Decoded:

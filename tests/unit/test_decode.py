@@ -16,7 +16,7 @@ from usage_events.contract import (
     Event,
     Reason,
 )
-from usage_events.json_text import NotJsonError, outline
+from usage_events.json_text import Child, Kind, NotJsonError, outline
 from usage_events.judge import Form, judge
 from usage_events.rules import Window
 
@@ -187,3 +187,19 @@ def test_reject_names_every_error_and_a_near_name() -> None:
         "organization_id": ("required, but absent", None),
         "tokens_used": ("give at least one of input_tokens, output_tokens and tokens_used", None),
     }
+
+
+@pytest.mark.parametrize("odd", [b'"\\ud800"', b"[" * 2000 + b"]" * 2000])
+def test_a_message_is_cut_once_for_all_its_letters(odd: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An element that the fast parser gives up on makes no refused neighbour cut the whole message again."""
+    body = b"[" + b",".join([*(b"%d" % number for number in range(700)), odd]) + b"]"
+    cuts: list[bytes] = []
+
+    def counting(text: bytes) -> tuple[Kind, list[Child]]:
+        cuts.append(text)
+        return outline(text)
+
+    monkeypatch.setattr("worker.decode.outline", counting)
+    texts = [event_text(body, place) for place in range(701)]
+    assert texts == [*(b"%d" % number for number in range(700)), odd]
+    assert cuts == [body]

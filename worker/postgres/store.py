@@ -85,6 +85,6 @@ class PostgresStore:
             origins: list[Origin] = list(batch.origins())
             letters += [
                 letter_of_event(origins[ordinal], isolation.event(ordinal), refusal)
-                for ordinal, refusal in refusals.items()
+                for ordinal, refusal in sorted(refusals.items())  # so that the letters of one message stand together
             ]
         return letters
