@@ -86,7 +86,8 @@ GROUP BY outcome
 """  # noqa: S608 - names of this module only
 
 # The upsert takes the rows' locks in the order of their fingerprints; what may change beside the counts is decided
-# after it, on rows that are locked.
+# after it, on rows that are locked. A letter from the dead queue was never read: what it is about is known only when
+# its body comes again and is.
 _RECORD = f"""
 INSERT INTO ai_usage_dead_letters AS l ({", ".join(name for name, _ in _LETTER_COLUMNS)})
 SELECT {", ".join(name for name, _ in _LETTER_COLUMNS)} FROM {_LETTER_STAGE} ORDER BY fingerprint
@@ -98,7 +99,8 @@ SET occurrences = l.occurrences + excluded.occurrences,
 
 _REOPEN = f"""
 WITH came_again AS (
-    SELECT l.id, l.status, l.reason AS old_reason, s.reason AS new_reason, s.errors, s.worker
+    SELECT l.id, l.status, l.reason AS old_reason, s.reason AS new_reason, s.errors, s.worker,
+           s.event_id, s.user_id, s.organization_id, s.model
     FROM {_LETTER_STAGE} s JOIN ai_usage_dead_letters l USING (fingerprint)
     WHERE CASE WHEN l.status = 'open' THEN l.reason <> s.reason
                ELSE NOT EXISTS (SELECT FROM ai_usage_logs e WHERE e.id = l.event_id) END
@@ -109,7 +111,10 @@ WITH came_again AS (
     FROM came_again
 )
 UPDATE ai_usage_dead_letters l
-SET status = 'open', reason = came_again.new_reason, errors = came_again.errors
+SET status = 'open', reason = came_again.new_reason, errors = came_again.errors,
+    event_id = coalesce(l.event_id, came_again.event_id), user_id = coalesce(l.user_id, came_again.user_id),
+    organization_id = coalesce(l.organization_id, came_again.organization_id),
+    model = coalesce(l.model, came_again.model)
 FROM came_again WHERE l.id = came_again.id
 """  # noqa: S608 - names of this module only
 
