@@ -1,5 +1,8 @@
 """`usage-worker run`: the worker."""
 
+import signal
+import sys
+
 import click
 
 EXAMPLE = """
@@ -35,6 +38,9 @@ def command() -> int:
     Waits for RabbitMQ, Postgres and the schema. At a signal it stores and acknowledges what it holds and exits 0; past
     USAGE_SHUTDOWN_TIMEOUT, or at a second signal, the rest goes back to the broker and the exit status is 1.
     """
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _leave)  # until the worker is there to take it
+
     import uvloop
 
     from worker.app import run
@@ -44,3 +50,8 @@ def command() -> int:
     settings = load_settings()
     configure_logs(settings.log_level, settings.log_format)
     return uvloop.run(run(settings))
+
+
+def _leave(_: int, __: object) -> None:
+    """A signal while everything is still imported: nothing is held, so this is a clean stop."""
+    sys.exit(0)
