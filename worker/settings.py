@@ -19,7 +19,10 @@ from worker.errors import ConfigurationError
 PREFIX = "USAGE_"
 SECRETS = ("amqp_url", "postgres_dsn")
 PREFETCH_MAX = 65_535  # basic.qos carries it in 16 bits
-_HOST = re.compile(r"(\[[^\]]*\]|[^:\[\]]*)(:\d{0,5})?")  # with its port
+_HOST = re.compile(r"(\[[^\]]*\]|[^:\[\]]*)(?::(\d{0,5}))?")  # with its port
+_PORT_MAX = 65_535
+_NAME = r"^[A-Za-z0-9_.:@#,/+ -]*$"  # what the AMQP library takes for the name of an exchange or a queue
+_EXCHANGE_CHARACTERS_MAX = 127 - len(".dead")  # the library's limit, less what the dead exchange's name adds
 
 
 class LogFormat(StrEnum):
@@ -53,7 +56,8 @@ def _url(*schemes: str) -> AfterValidator:
             wanted = " or ".join(f"{scheme}://" for scheme in schemes)
             raise ValueError(f"must begin with {wanted}")
         authority = re.split("[/?#]", text.partition("://")[2], maxsplit=1)[0]
-        if not all(_HOST.fullmatch(host) for host in authority.rpartition("@")[2].split(",")):
+        hosts = [_HOST.fullmatch(host) for host in authority.rpartition("@")[2].split(",")]
+        if not all(host and int(host[2] or 0) <= _PORT_MAX for host in hosts):
             raise ValueError("host and port cannot be read; in user and password write %2F for /, %3F for ?, %23 for #")
         return value
 
@@ -85,8 +89,20 @@ class Settings(BaseSettings):
     held_bytes_max: int = Field(
         default=64 * 1024 * 1024, ge=2 * 1024 * 1024, description="bytes of message bodies held at once"
     )
-    exchange: str = Field(default="usage", min_length=1, max_length=200, description="exchange that is published to")
-    queue: str = Field(default="usage.events", min_length=1, max_length=200, description="queue that is consumed")
+    exchange: str = Field(
+        default="usage",
+        pattern=_NAME,
+        min_length=1,
+        max_length=_EXCHANGE_CHARACTERS_MAX,
+        description="exchange that is published to",
+    )
+    queue: str = Field(
+        default="usage.events",
+        pattern=_NAME,
+        min_length=1,
+        max_length=200,
+        description="queue that is consumed",
+    )
     binding_key: str = Field(
         default="usage.recorded.#", min_length=1, max_length=255, description="binds the queue to the exchange"
     )

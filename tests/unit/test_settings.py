@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from pamqp import commands
 from pydantic import SecretStr
 
 from worker.errors import ConfigurationError
@@ -24,9 +25,11 @@ LIMITS = [
     ("USAGE_PREFETCH", "65536", "less than or equal to 65535"),
     ("USAGE_HELD_BYTES_MAX", "2097151", "greater than or equal to 2097152"),
     ("USAGE_EXCHANGE", "", "at least 1 character"),
-    ("USAGE_EXCHANGE", "x" * 201, "at most 200 characters"),
+    ("USAGE_EXCHANGE", "x" * 123, "at most 122 characters"),
+    ("USAGE_EXCHANGE", "é", "match pattern"),
     ("USAGE_QUEUE", "", "at least 1 character"),
     ("USAGE_QUEUE", "x" * 201, "at most 200 characters"),
+    ("USAGE_QUEUE", "usage events?", "match pattern"),
     ("USAGE_BINDING_KEY", "", "at least 1 character"),
     ("USAGE_BINDING_KEY", "x" * 256, "at most 255 characters"),
     ("USAGE_TOPOLOGY", "guess", "'declare' or 'passive'"),
@@ -85,7 +88,8 @@ def test_the_last_good_values(monkeypatch: pytest.MonkeyPatch) -> None:
         "WRITERS": "32",
         "PREFETCH": "65535",
         "HELD_BYTES_MAX": "2097152",
-        "EXCHANGE": "x" * 200,
+        "EXCHANGE": "x" * 122,
+        "QUEUE": "x" * 200,
         "BINDING_KEY": "x" * 255,
         "POSTGRES_SCHEMA": "x" * 63,
         "HTTP_PORT": "0",
@@ -189,3 +193,26 @@ def test_a_wrong_secret_in_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     message = message_of_load()
     assert message.startswith("USAGE_POSTGRES_DSN: must begin with postgres:// or postgresql://")
     assert SECRET not in message
+
+
+@pytest.mark.parametrize("variable", ["USAGE_AMQP_URL", "USAGE_POSTGRES_DSN"])
+def test_a_port_that_none_can_have(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    """A port past the last one is wrong configuration, said at the start and without the password."""
+    scheme = "amqp" if variable == "USAGE_AMQP_URL" else "postgresql"
+    monkeypatch.setenv(variable, f"{scheme}://user:{SECRET}@host:65536/x")
+    message = message_of_load()
+    assert message.startswith(f"{variable}: host and port cannot be read")
+    assert SECRET not in message
+    monkeypatch.setenv(variable, f"{scheme}://user:{SECRET}@host:65535/x")
+    load_settings()
+
+
+@pytest.mark.parametrize("name", ["x" * 122, "usage.#, a/b+c:@_-d"])
+def test_the_library_takes_every_name_that_is_allowed(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """No name that passes here makes the library refuse a declaration later, that of the dead exchange included."""
+    monkeypatch.setenv("USAGE_EXCHANGE", name)
+    monkeypatch.setenv("USAGE_QUEUE", name)
+    settings = load_settings()
+    for exchange, queue in ((settings.exchange, settings.queue), (settings.dead_exchange, settings.dead_queue)):
+        commands.Exchange.Declare(exchange=exchange).validate()
+        commands.Queue.Declare(queue=queue).validate()
