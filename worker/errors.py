@@ -39,6 +39,11 @@ class RowsRefusedError(UsageWorkerError):
         self.column = column
         self.line = line
 
+    @property
+    def headline(self) -> str:
+        """What the server says without its DETAIL, which holds the row: for logs, where no event's content belongs."""
+        return f"{str(self).partition(chr(10))[0]} (SQLSTATE {self.sqlstate})"
+
 
 class TopologyError(UsageWorkerError):
     """An exchange or queue exists with other properties than this version needs."""

@@ -281,3 +281,12 @@ async def _until_blocked(connection: asyncpg.Connection, *, by: int) -> None:
         return bool(await connection.fetchval(query, by))
 
     await until(blocked, "the store waits for the deletion")
+
+
+async def test_what_is_logged_of_a_refusal_holds_no_row(connection: asyncpg.Connection, store: PostgresStore) -> None:
+    """The server quotes the row that it refuses; in the error that the worker logs the row is left out."""
+    await connection.execute("ALTER TABLE ai_usage_logs ADD CONSTRAINT closed CHECK (false)")
+    with pytest.raises(SystemUnavailableError) as caught:
+        await store.write(batch_of(events(1, request_metadata={"patient": "Doe"})))
+    assert 'violates check constraint "closed" (SQLSTATE 23514)' in str(caught.value)
+    assert "Failing row" not in str(caught.value)

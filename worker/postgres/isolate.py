@@ -55,7 +55,7 @@ class Isolation:
             found = await self._bisect([rows[error.line - 1]])
         if not found and not await self._bisect(rows):
             raise SystemUnavailableError(
-                f"Postgres refused a batch and takes the same rows now: {error} (SQLSTATE {error.sqlstate})"
+                f"Postgres refused a batch and takes the same rows now: {error.headline}"
             ) from error
 
     async def _bisect(self, rows: list[Numbered]) -> bool:

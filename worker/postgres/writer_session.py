@@ -123,7 +123,7 @@ class WriterSession:
         error = await self.try_alone([(0, canary)])
         if error is not None:
             raise SystemUnavailableError(
-                f"Postgres refuses every row, so nothing is refused for it: {error} (SQLSTATE {error.sqlstate})"
+                f"Postgres refuses every row, so nothing is refused for it: {error.headline}"
             ) from refused
 
 
