@@ -22,7 +22,7 @@ class Store(Protocol):
     """Writes batches, one at a time; several stores write at once."""
 
     async def ping(self) -> None:
-        """Does the database answer, and does it hold the tables?
+        """Does the database answer, does it hold the tables, and would it write to them?
 
         Raises:
             SystemUnavailableError: it does not answer, or lacks migrations that an operator will apply.

@@ -168,6 +168,7 @@ async def test_table_renamed_away(system: System) -> None:
 @pytest.mark.parametrize("state", ["53100", "P0001"], ids=["disk full", "every row refused"])
 async def test_a_trigger_that_fails_for_every_row(system: System, state: str) -> None:
     """A full disk, and a host's rule that lets nothing in: the system, whatever it says, and no letter."""
+    worker = await system.start_worker()
     await system.database.execute(
         f"""
         CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -175,7 +176,6 @@ async def test_a_trigger_that_fails_for_every_row(system: System, state: str) ->
         CREATE TRIGGER fail BEFORE INSERT ON ai_usage_logs FOR EACH ROW EXECUTE FUNCTION fail()
         """
     )
-    worker = await system.start_worker()
     await publish(system, 100)
     await until_it_holds(worker)
     assert await system.value("SELECT count(*) FROM ai_usage_dead_letters") == 0

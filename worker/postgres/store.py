@@ -42,16 +42,13 @@ class PostgresStore:
     async def ping(self) -> None:
         """See `Store.ping`."""
         try:
-            with translated():
-                missing = await missing_migrations(await self._session.connection(), self._schema)
+            await self._require_migrations()
+            # To consume while only reads succeed would give the same deliveries back every few minutes, and each
+            # return brings them nearer to the delivery limit.
+            await self._session.require_writable()
         except BaseException:
             self._session.drop()
             raise
-        if missing:
-            names = ", ".join(migration.name for migration in missing)
-            raise SystemUnavailableError(
-                f"the database at {address(self._dsn)} lacks {names}: run `usage-worker migrate`"
-            )
 
     async def write(self, batch: Batch) -> Written:
         """See `Store.write`."""
@@ -66,6 +63,15 @@ class PostgresStore:
     async def close(self) -> None:
         """See `Store.close`."""
         await self._session.close()
+
+    async def _require_migrations(self) -> None:
+        with translated():
+            missing = await missing_migrations(await self._session.connection(), self._schema)
+        if missing:
+            names = ", ".join(migration.name for migration in missing)
+            raise SystemUnavailableError(
+                f"the database at {address(self._dsn)} lacks {names}: run `usage-worker migrate`"
+            )
 
     async def _write(self, batch: Batch, isolation: Isolation) -> Written:
         with translated():

@@ -96,6 +96,18 @@ class WriterSession:
                 break
         return error
 
+    async def require_writable(self) -> None:
+        """Would the database write a row? Nothing of it stays.
+
+        A host's own rule that refuses just this row does not count: the database answers, and each batch decides.
+
+        Raises:
+            SystemUnavailableError: its disk is full, a right or a column is gone: it still reads, but writes nothing.
+        """
+        with translated():
+            canary = await _canary(await self.connection())
+        await self.try_alone([(0, canary)])
+
     async def _rehearse(self, numbered: list[Numbered]) -> RowsRefusedError | None:
         try:
             with translated():
