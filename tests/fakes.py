@@ -98,7 +98,7 @@ class MemorySource:
         """See `Source.lost`."""
         return await asyncio.shield(self._lost)
 
-    async def set_prefetch(self, prefetch: int) -> None:
+    async def set_prefetch(self, prefetch: int, acks: Sequence[Ack]) -> None:
         """See `Source.set_prefetch`. As on a broker it consumes again, also where nothing was consumed."""
         self._require_open()
         self.is_consuming = False
@@ -108,6 +108,7 @@ class MemorySource:
             await self.before_set_prefetch.wait()
         finally:
             self.in_set_prefetch = False
+        await self.acknowledge(acks)
         self._require_open()
         self.prefetch, self.is_consuming = prefetch, True
         self._changed()

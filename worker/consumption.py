@@ -5,17 +5,18 @@ held back once where an outage outlasts what may be held.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from enum import Enum
 
 import stamina
 import structlog
 
 from worker.errors import SystemUnavailableError
-from worker.held import NO_GENERATION, Held
+from worker.held import NO_GENERATION, Held, Hold
 from worker.metrics import Metrics
 from worker.outage import Outage
 from worker.prefetch import Prefetch
+from worker.settle import Ack
 from worker.source import Receiver, Source
 from worker.store import Store
 
@@ -69,7 +70,7 @@ class Consumption:
         self._on_generation = on_generation
         self._metrics = metrics
         self._lock = asyncio.Lock()  # one at a time changes whether and how much is consumed
-        self._retune = asyncio.Event()
+        self._other_consumers_tag = 0  # up to here, what is held came to a consumer with another prefetch
         self._phase = State.WAITING
         self._stop = asyncio.Event()
 
@@ -79,10 +80,6 @@ class Consumption:
         if self._stop.is_set():
             return State.STOPPING
         return State.HOLDING if self._phase is State.CONSUMING and self._outage else self._phase
-
-    def retune(self) -> None:
-        """The prefetch may have to change."""
-        self._retune.set()
 
     def stopping(self) -> None:
         """From now on nothing is opened again and no prefetch changes."""
@@ -119,20 +116,27 @@ class Consumption:
             self._on_generation(NO_GENERATION)
             await self._source.close()
 
-    async def tune(self) -> None:
-        """Consume again with another prefetch whenever one is called for, until it is stopped."""
-        while not self._stop.is_set():
-            await self._retune.wait()
-            self._retune.clear()
-            async with self._lock:
-                proposal = self._prefetch.proposal() if self.state is State.CONSUMING else None
-                if proposal is None:
-                    continue
-                log.debug("prefetch", prefetch=proposal)
-                try:
-                    await self._source.set_prefetch(proposal)
-                except SystemUnavailableError as error:
-                    log.debug("the prefetch stays: the channel is lost", why=str(error))
+    async def acknowledge(self, acks: Sequence[Ack], settled: int, before: Hold) -> None:
+        """Acknowledge; `settled` messages more have been, out of what was held `before`.
+
+        This is the moment to change the prefetch: while everything that the consumer may hold is held, the broker has
+        nothing on its way that could cross the change and come back to it.
+        """
+        self._prefetch.acknowledged(settled)
+        if not acks:
+            return
+        async with self._lock:
+            full = before.messages >= self._prefetch.current and before.first_tag > self._other_consumers_tag
+            prefetch = self._prefetch.proposal(full=full) if self.state is State.CONSUMING else None
+            try:
+                if prefetch is None:
+                    await self._source.acknowledge(acks)
+                else:
+                    log.debug("prefetch", prefetch=prefetch)
+                    self._other_consumers_tag = before.last_tag
+                    await self._source.set_prefetch(prefetch, acks)
+            except SystemUnavailableError as error:
+                log.debug("acknowledgements are lost with their channel", why=str(error))
 
     # A library may lose the cancellation that a stop sends (asyncio.wait_for does so before Python 3.12, where its
     # result comes at the same moment), so these look for the stop themselves.
@@ -158,6 +162,7 @@ class Consumption:
             with attempt:
                 self._on_generation(generation)
                 self._prefetch.restart()
+                self._other_consumers_tag = 0
                 try:
                     await self._source.open(generation, self._prefetch.current, self._receiver)
                 except SystemUnavailableError as error:
@@ -177,9 +182,10 @@ class Consumption:
                 if done:
                     return lost.result()
                 if self._outage and self._outage.hold_seconds_left() <= 0:
+                    self._phase = State.WAITING  # so that nobody consumes again
                     async with self._lock:
                         await self._source.stop_consuming()
-                        await self._held.give_back()
+                    await self._held.give_back()
                     return f"gave it back: the database is away for {self._outage.hold_seconds_max:.0f} s"
         except SystemUnavailableError as error:
             return str(error)

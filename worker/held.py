@@ -5,19 +5,31 @@ tags mean nothing any more, and everything unacknowledged comes again.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from time import monotonic
+from typing import NamedTuple
 
 import structlog
 
 from worker.batch import Batch
 from worker.delivery import Delivery
-from worker.errors import SystemUnavailableError
 from worker.metrics import Metrics
 from worker.settle import Ack, Ledger
 from worker.source import Source
 
 NO_GENERATION = 0  # of no delivery: the channel is gone
+
+
+class Hold(NamedTuple):
+    """How much is held, and since which tag."""
+
+    messages: int
+    first_tag: int
+    last_tag: int
+
+
+# Sends acknowledgements; told how many messages have been settled, and what was held before.
+Acknowledge = Callable[[Sequence[Ack], int, Hold], Awaitable[None]]
 
 log = structlog.get_logger(__name__)
 
@@ -26,13 +38,15 @@ class Held:
     """The deliveries in hand.
 
     Args:
-        source: where they came from and are acknowledged.
+        source: where they came from; it is paused while too much is held.
+        acknowledge: sends acknowledgements.
         body_bytes_max: past this, the source is paused until half of it is settled.
         metrics: shows how many events are held.
     """
 
-    def __init__(self, source: Source, *, body_bytes_max: int, metrics: Metrics) -> None:
+    def __init__(self, source: Source, *, acknowledge: Acknowledge, body_bytes_max: int, metrics: Metrics) -> None:
         self._source = source
+        self._acknowledge = acknowledge
         self._body_bytes_max = body_bytes_max
         self._metrics = metrics
         self._ledger = Ledger(NO_GENERATION)
@@ -86,10 +100,11 @@ class Held:
         async with self._lock:  # acknowledgements leave in the order in which the ledger gives them
             if self.generation != generation:
                 return False
+            before = Hold(len(self), self._ledger.first_tag, self.last_tag)
             acks = self._ledger.committed((entry.delivery.tag for entry in batch.entries), monotonic())
             self._body_bytes -= batch.body_bytes
             self.count_events(-batch.events)
-            await self._send(acks)
+            await self._acknowledge(acks, len(batch.entries), before)
         if self._paused and self._body_bytes <= self._body_bytes_max // 2:
             self._paused = False
             self._source.resume()
@@ -98,7 +113,10 @@ class Held:
     async def acknowledge_overdue(self) -> None:
         """Acknowledge one by one what has waited long enough for its predecessors."""
         async with self._lock:
-            await self._send(self._ledger.overdue(monotonic()))
+            before = Hold(len(self), self._ledger.first_tag, self.last_tag)
+            acks = self._ledger.overdue(monotonic())
+            if acks:
+                await self._acknowledge(acks, 0, before)
 
     async def give_back(self) -> None:
         """Return everything to the queue, for others to take; nothing of it is acknowledged after that."""
@@ -108,10 +126,3 @@ class Held:
             if count:
                 log.warning("giving back what is held", held=count)
                 await self._source.give_back(last_tag)
-
-    async def _send(self, acks: Sequence[Ack]) -> None:
-        if acks:
-            try:
-                await self._source.acknowledge(acks)
-            except SystemUnavailableError as error:
-                log.debug("acknowledgements are lost with their channel", why=str(error))

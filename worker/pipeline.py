@@ -23,10 +23,11 @@ from worker.consumption import Consumption, State, retries
 from worker.decode import Decoded
 from worker.delivery import Delivery
 from worker.errors import SystemUnavailableError
-from worker.held import Held
+from worker.held import Held, Hold
 from worker.metrics import Metrics
 from worker.outage import Outage
 from worker.prefetch import Prefetch, PrefetchLimits
+from worker.settle import Ack
 from worker.source import Source
 from worker.store import Store, Written
 
@@ -92,7 +93,7 @@ class Pipeline:
                 body_bytes_max=options.held_bytes_max,
             )
         )
-        self._held = Held(source, body_bytes_max=options.held_bytes_max, metrics=metrics)
+        self._held = Held(source, acknowledge=self._acknowledge, body_bytes_max=options.held_bytes_max, metrics=metrics)
         self._outage = Outage(hold_seconds_max=options.hold_seconds_max, metrics=metrics)
         self._inbox: deque[Delivery] = deque()
         self._ready: asyncio.Queue[Batch] = asyncio.Queue()
@@ -150,7 +151,7 @@ class Pipeline:
         """
         try:
             async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(self._assemble()), group.create_task(self._consumption.tune())]
+                tasks = [group.create_task(self._assemble())]
                 tasks += [group.create_task(self._write_batches(store)) for store in self._stores]
                 supervisor = group.create_task(self._consumption.supervise())
                 await self._stop.wait()
@@ -207,8 +208,6 @@ class Pipeline:
                 self._metrics.redeliveries.inc()
             self._prefetch.seen(events=events, body_bytes=delivery.body_bytes, delivery_count=delivery.delivery_count)
             self._hand_on(self._batcher.add(Entry(delivery, decoded), monotonic()))
-        if self._prefetch.is_suspicious:
-            self._consumption.retune()
 
     def _close_due(self) -> None:
         """Hand on what should not wait: only to a writer that is free, else it may as well grow."""
@@ -249,9 +248,10 @@ class Pipeline:
                 continue
             self._metrics.count(batch, written, commit_seconds=monotonic() - begun_at, now=time())
             if await self._held.settle(batch, generation):
-                self._prefetch.acknowledged(len(batch.entries))
-                self._consumption.retune()
                 self._progress.set()
+
+    async def _acknowledge(self, acks: Sequence[Ack], settled: int, before: Hold) -> None:
+        await self._consumption.acknowledge(acks, settled, before)
 
     async def _write(self, store: Store, batch: Batch, generation: int) -> Written | None:
         """Write, whatever it takes; `None` where the deliveries have gone back to the broker meanwhile."""

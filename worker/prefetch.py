@@ -58,11 +58,14 @@ class Prefetch:
         """Is something held that was returned often, while more than one message may be?"""
         return self._suspect and self.current > 1
 
-    def proposal(self) -> int | None:
-        """Another prefetch than the current one, where one is called for; it begins a new cycle."""
+    def proposal(self, *, full: bool) -> int | None:
+        """Another prefetch than the current one, where one is called for; it begins a new cycle.
+
+        It grows only while it is what limits: `full` says that everything that it allows was held.
+        """
         if self.is_suspicious:
             return self._change(1)
-        if not self._messages or self._acknowledged < self.current:
+        if not full or not self._messages or self._acknowledged < self.current:
             return None
         target = self._target()
         if self._suspect:

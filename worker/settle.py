@@ -32,6 +32,11 @@ class Ledger:
         return len(self._committed_at)
 
     @property
+    def first_tag(self) -> int:
+        """The lowest tag that is outstanding; 0 where nothing is."""
+        return next(iter(self._committed_at), 0)
+
+    @property
     def last_tag(self) -> int:
         """The highest tag that is outstanding; 0 where nothing is."""
         return next(reversed(self._committed_at), 0)

@@ -142,3 +142,12 @@ async def test_a_message_is_acknowledged_whole(system: System, events_count: int
     await system.settle()
     (await system.books()).check()
     assert await system.stored() == events_count
+
+
+async def test_a_growing_prefetch_spends_no_delivery(system: System) -> None:
+    """A backlog is drained from prefetch 1 to its full size, and the broker hands out each message once."""
+    await system.declare()
+    await system.publish(*(message(event()) for _ in range(3000)))
+    worker = await system.start_worker(USAGE_BATCH_MAX_EVENTS="500")
+    await system.until_stored(3000)
+    assert await worker.metric("redeliveries_total") == 0

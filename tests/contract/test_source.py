@@ -239,12 +239,9 @@ class SourceContract:
         bodies = [b"%d" % number for number in range(MANY)]
         await backend.publish(*bodies)
         deliveries = await inbox.next(10)
-        await source.set_prefetch(25)
-        deliveries += await inbox.next(15)
-        await source.acknowledge([Ack(deliveries[-1].tag, multiple=True)])
-        deliveries += await inbox.next(25)
-        await source.set_prefetch(2)
-        await source.acknowledge([Ack(deliveries[-1].tag, multiple=True)])
+        await source.set_prefetch(25, [Ack(deliveries[4].tag, multiple=True)])
+        deliveries += await inbox.next(20)
+        await source.set_prefetch(2, [Ack(deliveries[-1].tag, multiple=True)])
         while len(deliveries) < MANY:
             found = await inbox.next(1)
             deliveries += found
@@ -311,7 +308,7 @@ class SourceContract:
         await backend.break_connection(source)
         async with asyncio.timeout(20):
             assert await lost
-        for call in (source.acknowledge([Ack(1, multiple=False)]), source.set_prefetch(5)):
+        for call in (source.acknowledge([Ack(1, multiple=False)]), source.set_prefetch(5, [])):
             with pytest.raises(SystemUnavailableError):
                 await call
         await source.give_back(2)

@@ -14,7 +14,7 @@ def cycle(prefetch: Prefetch, *, events: int = 1, body_bytes: int = 100, deliver
     for _ in range(messages):
         prefetch.seen(events=events, body_bytes=body_bytes, delivery_count=delivery_count)
     prefetch.acknowledged(messages)
-    return prefetch.proposal()
+    return prefetch.proposal(full=True)
 
 
 def grown(limits: PrefetchLimits, **messages: int) -> Prefetch:
@@ -28,7 +28,7 @@ def grown(limits: PrefetchLimits, **messages: int) -> Prefetch:
 def test_starts_at_one() -> None:
     """One message, and nothing is proposed before anything has been acknowledged."""
     prefetch = Prefetch(WIDE)
-    assert (prefetch.current, prefetch.proposal()) == (1, None)
+    assert (prefetch.current, prefetch.proposal(full=True)) == (1, None)
 
 
 def test_doubles_after_a_whole_prefetch() -> None:
@@ -39,9 +39,9 @@ def test_doubles_after_a_whole_prefetch() -> None:
         for _ in range(messages):
             prefetch.seen(events=1, body_bytes=1, delivery_count=0)
         prefetch.acknowledged(messages - 1)
-        assert prefetch.proposal() is None
+        assert prefetch.proposal(full=True) is None
         prefetch.acknowledged(1)
-        assert prefetch.proposal() == expected == prefetch.current
+        assert prefetch.proposal(full=True) == expected == prefetch.current
 
 
 def test_acknowledgements_of_an_earlier_cycle_do_not_count_twice() -> None:
@@ -49,7 +49,7 @@ def test_acknowledgements_of_an_earlier_cycle_do_not_count_twice() -> None:
     prefetch = Prefetch(WIDE)
     assert cycle(prefetch) == 2
     prefetch.seen(events=1, body_bytes=1, delivery_count=0)
-    assert prefetch.proposal() is None
+    assert prefetch.proposal(full=True) is None
 
 
 def test_a_reconnect_starts_again() -> None:
@@ -57,7 +57,7 @@ def test_a_reconnect_starts_again() -> None:
     prefetch = grown(WIDE)
     prefetch.seen(events=1, body_bytes=1, delivery_count=9)
     prefetch.restart()
-    assert (prefetch.current, prefetch.proposal(), prefetch.is_suspicious) == (1, None, False)
+    assert (prefetch.current, prefetch.proposal(full=True), prefetch.is_suspicious) == (1, None, False)
 
 
 def test_a_suspect_shrinks_it_at_once() -> None:
@@ -68,14 +68,14 @@ def test_a_suspect_shrinks_it_at_once() -> None:
         prefetch.seen(events=1, body_bytes=1, delivery_count=delivery_count)
         suspicions.append(prefetch.is_suspicious)
     assert suspicions == [False, True]
-    assert (prefetch.proposal(), prefetch.is_suspicious) == (1, False)
+    assert (prefetch.proposal(full=True), prefetch.is_suspicious) == (1, False)
 
 
 def test_stays_at_one_until_a_cycle_has_no_suspect() -> None:
     """While suspects come it stays; the first cycle without one lets it grow again."""
     prefetch = grown(WIDE)
     prefetch.seen(events=1, body_bytes=1, delivery_count=2)
-    assert prefetch.proposal() == 1
+    assert prefetch.proposal(full=True) == 1
     assert [cycle(prefetch, delivery_count=3) for _ in range(3)] == [None, None, None]
     assert cycle(prefetch) == 2
 

@@ -102,10 +102,10 @@ class RabbitSource:
             if await self._is_deaf():
                 return f"messages are ready but none came for {IDLE_SECONDS_MAX:.0f} s"
 
-    async def set_prefetch(self, prefetch: int) -> None:
+    async def set_prefetch(self, prefetch: int, acks: Sequence[Ack]) -> None:
         """See `Source.set_prefetch`. A live consumer on a quorum queue does not take a new prefetch."""
         try:
-            await self._unless_lost(self._consume_again(prefetch))
+            await self._unless_lost(self._consume_again(prefetch, acks))
         except _LOST as error:
             raise unavailable(self._settings, error) from error
 
@@ -186,8 +186,9 @@ class RabbitSource:
         answer = await channel.basic_consume(self.queue, _never_called, timeout=CALL_SECONDS_MAX)
         self._consumer_tag = answer.consumer_tag
 
-    async def _consume_again(self, prefetch: int) -> None:
+    async def _consume_again(self, prefetch: int, acks: Sequence[Ack]) -> None:
         await self._cancel()
+        await self.acknowledge(acks)
         await self._consume(prefetch)
 
     async def _unless_lost(self, call: Coroutine[Any, Any, None]) -> None:
