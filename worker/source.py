@@ -38,8 +38,8 @@ class Source(Protocol):
     async def set_prefetch(self, prefetch: int, acks: Sequence[Ack]) -> None:
         """Acknowledge, and consume again with another prefetch. What is held stays held.
 
-        The acknowledgements leave while nothing is consumed: they make room, and what the broker sends to a consumer that
-        is being cancelled comes back to it, which counts as a delivery.
+        The acknowledgements leave while nothing is consumed: they make room, and what the broker sends to a consumer
+        that is being cancelled comes back to it, which counts as a delivery.
 
         Raises:
             SystemUnavailableError: the channel is lost.
