@@ -4,10 +4,11 @@ Committed it is a replay, rolled back it is a trial; the worker heals by it. It 
 overtaken, and reaches no other consumer of the exchange.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
+from types import MappingProxyType
 from typing import NamedTuple
 from uuid import UUID
 
@@ -20,6 +21,8 @@ from worker.decode import WHOLE_MESSAGE, Decoded, decode
 from worker.letters import DeadLetter, add_up, errors_json, letter_of_event, letters_of_rejects, refusal_of
 from worker.postgres.letter_table import Action, Filter, Status, StoredLetter, note_actions
 from worker.postgres.merge import merge, record
+
+NONE_REFUSED: Mapping[Event, Refusal] = MappingProxyType({})
 
 
 class Answer(StrEnum):
@@ -61,21 +64,38 @@ class _Case:
 
 
 async def carry(
-    connection: asyncpg.Connection, letters: Sequence[StoredLetter], options: CarryOptions, *, now: datetime
+    connection: asyncpg.Connection,
+    letters: Sequence[StoredLetter],
+    options: CarryOptions,
+    *,
+    now: datetime,
+    refusals: Mapping[Event, Refusal] = NONE_REFUSED,
 ) -> list[Carried]:
     """Store what can be stored of these letters and settle each; nothing is committed here.
 
     A letter is judged at its `first_seen`. One of a whole message is recovered when each event in it is stored, a known
     duplicate, or has a letter of its own.
 
+    Args:
+        connection: in a transaction, with stages.
+        letters: locked in this transaction.
+        options: how they are judged, and who does it.
+        now: when this is.
+        refusals: events that the database is known to refuse.
+
     Raises:
-        asyncpg.PostgresError: the database refuses a row; roll back, and carry fewer letters.
+        asyncpg.PostgresError: the database refuses a row; roll back, and find it among `events_of` the letters.
     """
     cases = [_open(letter, options) for letter in letters]
-    await _merge(connection, cases)
+    await _merge(connection, cases, refusals)
     carried = [_answer(case) for case in cases]
     await _settle(connection, cases, carried, options, now)
     return carried
+
+
+def events_of(letters: Sequence[StoredLetter], options: CarryOptions) -> list[Event]:
+    """The events that `carry` would bring to the database."""
+    return [event for letter in letters for event in _open(letter, options).decoded.events]
 
 
 def _open(letter: StoredLetter, options: CarryOptions) -> _Case:
@@ -88,12 +108,14 @@ def _open(letter: StoredLetter, options: CarryOptions) -> _Case:
     return _Case(letter, decoded)
 
 
-async def _merge(connection: asyncpg.Connection, cases: Sequence[_Case]) -> None:
-    events = [
-        (case, place, event)
-        for case in cases
-        for place, event in zip(case.decoded.places, case.decoded.events, strict=True)
-    ]
+async def _merge(connection: asyncpg.Connection, cases: Sequence[_Case], refusals: Mapping[Event, Refusal]) -> None:
+    events = []
+    for case in cases:
+        for place, event in zip(case.decoded.places, case.decoded.events, strict=True):
+            if event in refusals:
+                case.refused.append((Origin(case.letter.delivery, place), event, refusals[event]))
+            else:
+                events.append((case, place, event))
     if not events:
         return
     ids = [UUID(bytes=event.id) for _, _, event in events]
@@ -106,6 +128,7 @@ async def _merge(connection: asyncpg.Connection, cases: Sequence[_Case]) -> None
             case.refused.append((origin, event, refusal_of(reason, event)))
         elif ids[ordinal] not in known:
             case.is_new = True
+            known.add(ids[ordinal])  # a second letter of the same event is a duplicate
 
 
 def _answer(case: _Case) -> Carried:

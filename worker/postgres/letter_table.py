@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from enum import StrEnum
+from itertools import accumulate
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -14,6 +15,10 @@ from usage_events.contract import Reason
 from worker.delivery import Delivery, PlainProperties
 
 CURSOR_ROWS = 500
+LOCKED_BYTES_MAX = 8 * 1024 * 1024  # of the bodies that are carried at once
+
+# Where a letter stands in the order of work: `first_seen` and id.
+Place = tuple[datetime, UUID]
 
 
 class Status(StrEnum):
@@ -86,6 +91,11 @@ class StoredLetter(NamedTuple):
     first_seen: datetime
     delivery: Delivery
 
+    @property
+    def place(self) -> Place:
+        """Where it stands in the order of work."""
+        return self.first_seen, self.id
+
 
 _LETTER_COLUMNS = """
 l.id, l.reason, l.status, coalesce(l.edited_body, l.body) AS body, l.content_type, l.first_seen, l.headers, l.app_id,
@@ -93,15 +103,65 @@ l.amqp_user, l.exchange, l.routing_key, l.queue
 """
 
 
-async def lock_letters(connection: asyncpg.Connection, chosen: Filter, limit: int) -> list[StoredLetter]:
-    """Up to `limit` letters that nobody else works on, the oldest first; they stay locked to the transaction's end."""
+async def lock_letters(
+    connection: asyncpg.Connection,
+    chosen: Filter,
+    limit: int,
+    *,
+    after: Place | None = None,
+    also: str = "true",
+) -> list[StoredLetter]:
+    """Up to `limit` letters that nobody else works on, the oldest first; they stay locked to the transaction's end.
+
+    Fewer where their bodies would not fit `LOCKED_BYTES_MAX`, but one at least.
+
+    Args:
+        connection: in a transaction.
+        chosen: which letters; its own limit is the caller's business.
+        limit: how many at most.
+        after: only letters behind this place.
+        also: a further condition on `l`, a text of the caller's own.
+    """
     condition, arguments = chosen.where()
-    rows = await connection.fetch(
-        f"SELECT {_LETTER_COLUMNS} FROM ai_usage_dead_letters l WHERE {condition}"  # noqa: S608 - texts of this file
+    if after is not None:
+        arguments += after
+        condition += f" AND (l.first_seen, l.id) > (${len(arguments) - 1}, ${len(arguments)})"
+    sizes = await connection.fetch(
+        "SELECT l.id, octet_length(coalesce(l.edited_body, l.body)) AS body_bytes"  # noqa: S608 - the code's own texts
+        f" FROM ai_usage_dead_letters l WHERE {condition} AND {also}"
         f" ORDER BY l.first_seen, l.id LIMIT {limit:d} FOR UPDATE OF l SKIP LOCKED",
         *arguments,
     )
+    total_bytes = accumulate(row["body_bytes"] for row in sizes)
+    fitting = [row["id"] for row, total in zip(sizes, total_bytes, strict=True) if total <= LOCKED_BYTES_MAX]
+    rows = await connection.fetch(
+        f"SELECT {_LETTER_COLUMNS} FROM ai_usage_dead_letters l WHERE l.id = ANY($1) ORDER BY l.first_seen, l.id",  # noqa: S608
+        fitting or [row["id"] for row in sizes[:1]],
+    )
     return [_letter(row) for row in rows]
+
+
+async def skipped_letters(
+    connection: asyncpg.Connection,
+    chosen: Filter,
+    *,
+    after: Place | None,
+    locked: Sequence[StoredLetter],
+    also: str = "true",
+) -> list[UUID]:
+    """The ids that `lock_letters` passed over up to the last of `locked`: somebody else works on these letters."""
+    condition, arguments = chosen.where()
+    for sign, place in ((">", after), ("<=", locked[-1].place if locked else None)):
+        if place is not None:
+            arguments += place
+            condition += f" AND (l.first_seen, l.id) {sign} (${len(arguments) - 1}, ${len(arguments)})"
+    arguments.append([letter.id for letter in locked])
+    rows = await connection.fetch(
+        f"SELECT l.id FROM ai_usage_dead_letters l WHERE {condition} AND {also}"  # noqa: S608 - as above
+        f" AND l.id <> ALL(${len(arguments)}::uuid[])",
+        *arguments,
+    )
+    return [row["id"] for row in rows]
 
 
 async def count_letters(connection: asyncpg.Connection, chosen: Filter) -> int:

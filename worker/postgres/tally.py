@@ -1,0 +1,79 @@
+"""The tally of a replay: what became of its letters, in constant memory."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import NamedTuple
+from uuid import UUID
+
+from usage_events.contract import FieldError, Reason
+
+from worker.postgres.carry import Answer, Carried
+
+
+class Ending(StrEnum):
+    """Why a run ended."""
+
+    DONE = "done"
+    MAX = "max"  # as many as were asked for
+    FAILING = "failing"
+    STOPPED = "stopped"
+
+
+class Group(NamedTuple):
+    """Letters with one answer: from which reason to which, and the first of them as a sample."""
+
+    reason: Reason
+    answer: Answer
+    to_reason: Reason | None
+
+
+@dataclass(slots=True)
+class Sample:
+    """How many letters a group has; the first one's id, and its first error."""
+
+    letter_id: UUID
+    error: str
+    letters: int = 0
+
+
+@dataclass(slots=True)
+class Tally:
+    """What became of the letters of one run.
+
+    `busy` are those that somebody else worked on all the time, `left_out` those that may have ended an earlier replay.
+    """
+
+    groups: dict[Group, Sample] = field(default_factory=dict)
+    carried: int = 0
+    stayed: int = 0
+    busy: int = 0
+    left_out: list[UUID] = field(default_factory=list)
+    ending: Ending = Ending.DONE
+
+    @property
+    def recovered(self) -> int:
+        """Letters whose events are stored."""
+        return self.carried - self.stayed
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every letter that was chosen has come home."""
+        done = self.ending in (Ending.DONE, Ending.MAX)
+        return done and not (self.stayed or self.busy or self.left_out)
+
+    def add(self, carried: Iterable[Carried]) -> None:
+        """A set of letters has been carried."""
+        for letter, answer, refusal in carried:
+            group = Group(letter.reason, answer, refusal.reason if refusal else None)
+            sample = self.groups.get(group)
+            if sample is None:
+                error = _text(refusal.errors[0]) if refusal and refusal.errors else ""
+                sample = self.groups[group] = Sample(letter.id, error)
+            sample.letters += 1
+            self.carried += 1
+            self.stayed += refusal is not None
+
+
+def _text(error: FieldError) -> str:
+    return ": ".join(part for part in (error["field"], error["message"]) if part)
