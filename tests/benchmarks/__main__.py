@@ -23,8 +23,8 @@ from worker.rabbitmq.source import connect as connect_broker
 from worker.rabbitmq.topology import ensure_topology
 from worker.settings import Settings, load_settings
 
-SINGLE_EVENTS = 100_000
-ARRAY_EVENTS = 300_000
+SINGLE_EVENTS = 150_000
+ARRAY_EVENTS = 600_000
 MEMORY_EVENTS = (5_000, 500_000)
 
 
