@@ -1,6 +1,8 @@
 # Each target does its own set-up: on a fresh machine Python 3.11, git and make are enough. See .ci/setup.
 
 PYTHON := .venv/bin/python
+# Side by side: most of the tests' time is waiting. Each process has servers of its own.
+PYTEST := $(PYTHON) -m pytest -n 3 --dist worksteal
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-all check bench environment servers
@@ -12,10 +14,10 @@ demo: servers ## See it all work: two workers, traffic with errors, one worker k
 	@.venv/bin/usage-worker demo
 
 test: servers ## Run the tests, except those that take long (under five minutes)
-	@$(PYTHON) -m pytest -m "not slow"
+	@$(PYTEST) -m "not slow"
 
 test-all: servers ## Run all tests
-	@$(PYTHON) -m pytest
+	@$(PYTEST)
 
 check: environment ## Lint and check types
 	@.venv/bin/ruff check
