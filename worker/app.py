@@ -5,7 +5,7 @@ import os
 import signal
 import socket
 from collections.abc import Coroutine, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import structlog
 from prometheus_client import disable_created_metrics
@@ -15,9 +15,12 @@ from usage_events.rules import Window
 from worker.decode import WHOLE_MESSAGE, Decoded, Reject, decode
 from worker.delivery import Delivery
 from worker.errors import UsageWorkerError
+from worker.heal import Healer
 from worker.http import serve
 from worker.metrics import Metrics
 from worker.pipeline import Pipeline, PipelineOptions
+from worker.postgres.carry import CarryOptions
+from worker.postgres.heal import PostgresHealing
 from worker.postgres.store import PostgresStore
 from worker.rabbitmq.inspect import PROBE_APP_ID
 from worker.rabbitmq.source import RabbitSource
@@ -30,6 +33,16 @@ log = structlog.get_logger(__name__)
 EXIT_CLEAN = 0
 EXIT_GAVE_BACK = 1
 LEAVE_SECONDS_MAX = 1.5  # beside the 8 s of USAGE_SHUTDOWN_TIMEOUT less than the 10 s after which Docker kills
+
+
+class Part(Protocol):
+    """What runs until it is stopped."""
+
+    async def run(self) -> None:
+        """Run until `stop`."""
+
+    def stop(self) -> None:
+        """Let `run` end."""
 
 
 def worker_name() -> str:
@@ -98,6 +111,14 @@ def build_pipelines(settings: Settings, metrics: Metrics) -> list[Pipeline]:
     return [events, drain]
 
 
+def build_healer(settings: Settings) -> Healer:
+    """What replays the letters of users and organizations that came late."""
+    options = CarryOptions(
+        worker_name(), max_age_seconds=settings.max_age, max_ahead_seconds=settings.max_ahead, action="healed"
+    )
+    return Healer(PostgresHealing(settings.postgres_dsn.get_secret_value(), settings.postgres_schema, options))
+
+
 async def run(settings: Settings) -> int:
     """Run the worker until a signal; the exit status.
 
@@ -116,23 +137,24 @@ async def run(settings: Settings) -> int:
         settings.http_host, settings.http_port, registry=metrics.registry, why_not_ready=why_not_ready
     ) as port:
         log.info("listening", host=settings.http_host, port=port)
-        return await _until_stopped(pipelines, settings.shutdown_timeout)
+        healers = [build_healer(settings)] if settings.self_heal else []
+        return await _until_stopped([*pipelines, *healers], settings.shutdown_timeout)
 
 
-async def _until_stopped(pipelines: Sequence[Pipeline], shutdown_seconds_max: float) -> int:
+async def _until_stopped(parts: Sequence[Part], shutdown_seconds_max: float) -> int:
     told = asyncio.Event()
     told_twice = asyncio.Event()
 
     def on_signal(number: int) -> None:
         log.info("signal", signal=signal.Signals(number).name)
         (told_twice if told.is_set() else told).set()
-        for pipeline in pipelines:
-            pipeline.stop()
+        for part in parts:
+            part.stop()
 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal, number)
-    running = asyncio.ensure_future(_all(pipeline.run() for pipeline in pipelines))
+    running = asyncio.ensure_future(_all(part.run() for part in parts))
     try:
         await asyncio.wait({running, _task(told.wait())}, return_when=asyncio.FIRST_COMPLETED)
         if not running.done():

@@ -121,6 +121,9 @@ class Settings(BaseSettings):
     )
     max_ahead: int = Field(default=300, ge=0, description="seconds that `created_at` may lie in the future")
     max_age: int = Field(default=3_024_000, ge=1, description="seconds that `created_at` may lie in the past")
+    self_heal: bool = Field(
+        default=True, description="replay letters by itself once the user and the organization that they lacked exist"
+    )
 
     @property
     def dead_exchange(self) -> str:
