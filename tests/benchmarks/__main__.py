@@ -13,10 +13,10 @@ from uuid import uuid4
 import asyncpg
 from rich.console import Console
 from rich.table import Table
-from worker.demo.servers import servers
 
 from benchmarks.contenders import Reading, run_consumer, run_plain_copy, run_worker
 from benchmarks.workload import People, fill_queue, make_events, make_people, messages_of, rows_of
+from worker.demo.servers import servers
 from worker.postgres.migrations import migrate
 from worker.postgres.session import connect as connect_pinned
 from worker.rabbitmq.source import connect as connect_broker
