@@ -20,12 +20,14 @@ from worker.http import serve
 from worker.metrics import Metrics
 from worker.pipeline import Pipeline, PipelineOptions
 from worker.postgres.carry import CarryOptions
+from worker.postgres.census import PostgresCensus
 from worker.postgres.heal import PostgresHealing
 from worker.postgres.store import PostgresStore
 from worker.rabbitmq.inspect import PROBE_APP_ID
 from worker.rabbitmq.source import RabbitSource
 from worker.rabbitmq.topology import DELIVERY_LIMIT
 from worker.settings import Settings
+from worker.watch import Watch
 
 log = structlog.get_logger(__name__)
 
@@ -119,6 +121,13 @@ def build_healer(settings: Settings) -> Healer:
     return Healer(PostgresHealing(settings.postgres_dsn.get_secret_value(), settings.postgres_schema, options))
 
 
+def build_watch(settings: Settings, metrics: Metrics) -> Watch:
+    """What counts the open letters."""
+    dsn = settings.postgres_dsn.get_secret_value()
+    name = f"usage-worker {worker_name()} watch"
+    return Watch(PostgresCensus(dsn, settings.postgres_schema, name=name), metrics)
+
+
 async def run(settings: Settings) -> int:
     """Run the worker until a signal; the exit status.
 
@@ -138,7 +147,8 @@ async def run(settings: Settings) -> int:
     ) as port:
         log.info("listening", host=settings.http_host, port=port)
         healers = [build_healer(settings)] if settings.self_heal else []
-        return await _until_stopped([*pipelines, *healers], settings.shutdown_timeout)
+        parts: list[Part] = [*pipelines, *healers, build_watch(settings, metrics)]
+        return await _until_stopped(parts, settings.shutdown_timeout)
 
 
 async def _until_stopped(parts: Sequence[Part], shutdown_seconds_max: float) -> int:
