@@ -73,6 +73,9 @@ class MemorySource:
         self.before_set_prefetch = asyncio.Event()
         self.before_set_prefetch.set()
         self.in_set_prefetch = False
+        self.before_stop_consuming = asyncio.Event()
+        self.before_stop_consuming.set()
+        self.in_stop_consuming = False
         self._queue = queue
         self._receiver: Receiver | None = None
         self._tag = 0
@@ -137,6 +140,9 @@ class MemorySource:
 
     async def stop_consuming(self) -> None:
         """See `Source.stop_consuming`."""
+        self.in_stop_consuming = True
+        self.signal.notify()
+        await self.before_stop_consuming.wait()
         await asyncio.sleep(0)
         self._require_open()
         self.is_consuming = False

@@ -118,6 +118,11 @@ class Held:
             if acks:
                 await self._acknowledge(acks, 0, before)
 
+    async def until_sent(self) -> None:
+        """Until the acknowledgements of what has been settled have been sent."""
+        async with self._lock:
+            return
+
     async def give_back(self) -> None:
         """Return everything to the queue, for others to take; nothing of it is acknowledged after that."""
         async with self._lock:

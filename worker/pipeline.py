@@ -280,3 +280,4 @@ class Pipeline:
             self._progress.clear()
             self._wake.set()
             await self._progress.wait()
+        await self._held.until_sent()

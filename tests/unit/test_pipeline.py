@@ -490,6 +490,28 @@ async def test_stop_while_the_prefetch_changes() -> None:
     rig.assert_books()
 
 
+async def test_stop_waits_until_the_last_acknowledgement_is_sent() -> None:
+    """A commit while the consumer is being cancelled: its acknowledgement leaves before the connection does."""
+    rig = Rig(age_seconds_max=0.01)
+    commit = asyncio.Event()
+    rig.database.gates.append(commit)
+    rig.source.before_stop_consuming.clear()
+    rig.publish(1)
+    async with running(rig):
+        await rig.until(lambda: rig.database.waiting == 1)
+        rig.pipeline.stop()
+        await rig.until(lambda: rig.source.in_stop_consuming)
+        commit.set()
+        await rig.until(lambda: len(rig.stored()) == 1)
+        for _ in range(10):  # enough for the acknowledgement to come as far as it can
+            await asyncio.sleep(0)
+        rig.source.before_stop_consuming.set()
+        await rig.stop()
+    assert len(rig.source.settled) == 1
+    assert not rig.queue.ready, "it was given back after its commit"
+    rig.assert_books()
+
+
 @pytest.mark.parametrize("is_database_down", [True, False])
 async def test_stop_before_anything_is_open(*, is_database_down: bool) -> None:
     """A worker that still waits for the database or the broker stops at once."""
