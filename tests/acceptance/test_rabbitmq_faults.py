@@ -200,9 +200,16 @@ async def test_deliveries_of_a_dead_channel_are_dropped(system: System, operator
     worker = await operator.start_worker(USAGE_WRITERS="1", USAGE_BATCH_MAX_EVENTS="10")
     await publish(system, 200)
     await system.until_stored(200)  # the prefetch has grown to two batches
+    events = [event() for _ in range(100)]
     blocker = await asyncpg.connect(system.dsn)
-    await blocker.execute("BEGIN; LOCK TABLE users IN ACCESS EXCLUSIVE MODE")
-    await publish(system, 100)
+    # Somebody else is storing the first event, so that a batch waits, and nothing else of the database does.
+    await blocker.execute("BEGIN")
+    await blocker.execute(
+        "INSERT INTO ai_usage_logs (id, user_id, organization_id)"
+        " SELECT $1, u.id, o.id FROM users u, organizations o LIMIT 1",
+        events[0]["id"],
+    )
+    await system.publish(*(message(one) for one in events))
     await until_held(system, worker, 20)
     await operator.close_connections()
     await until_lost(system, worker, 1)
