@@ -1,18 +1,20 @@
 """The command line: a group whose commands are imported only when they run, and one place for errors."""
 
-import importlib
 import sys
 from typing import Any
 
 import click
 
 from worker.errors import UsageWorkerError
+from worker.lazy_group import HELP_NAMES, LazyGroup
 
 COMMANDS = {
     "run": "Consume events and store them until a signal.",
     "migrate": "Create or upgrade the tables.",
-    "check": "Check settings, connections, schema, topology, rights and clocks.",
+    "check": "Check settings, connections, schema, topology, rights, clocks.",
     "publish": "Publish events from files.",
+    "dead-letters": "Try and replay events that were refused.",
+    "find": "Say where events are, or balance the books of a ledger.",
     "demo": "Show it all on this machine.",
 }
 EXAMPLE = """
@@ -24,27 +26,12 @@ $ usage-worker migrate && usage-worker check && usage-worker run
 """
 
 
-class _Lazy(click.Group):
-    """Lists commands without importing them: `--help` is quick."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - the signature is the library's
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - as above
-        if cmd_name not in COMMANDS:
-            return None
-        module = importlib.import_module(f"worker.commands.{cmd_name.replace('-', '_')}")
-        command = module.command
-        assert isinstance(command, click.Command)  # noqa: S101 - each module of commands has one
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - as above
-        with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
-
-
 @click.group(
-    cls=_Lazy, epilog=EXAMPLE, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
+    cls=LazyGroup,
+    package="worker.commands",
+    listing=COMMANDS,
+    epilog=EXAMPLE,
+    context_settings={"help_option_names": HELP_NAMES, "max_content_width": 110},
 )
 @click.version_option(package_name="usage-worker", prog_name="usage-worker")
 def cli() -> None:

@@ -1,7 +1,7 @@
 """The command line in-process: what is listed, how errors end, what each help shows."""
 
+import pkgutil
 import sys
-from pathlib import Path
 
 import click
 import pytest
@@ -11,9 +11,7 @@ import worker.commands
 from worker.cli import COMMANDS, cli, main
 from worker.errors import ConfigurationError, UsageWorkerError
 
-MODULES = sorted(
-    path.stem.replace("_", "-") for path in Path(worker.commands.__path__[0]).glob("*.py") if path.stem != "__init__"
-)
+MODULES = sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules(worker.commands.__path__))
 
 
 def raising(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
@@ -42,7 +40,7 @@ def test_each_help_has_an_example(name: str) -> None:
 
 def test_the_list_shows_every_command() -> None:
     """`usage-worker -h` lists all with one line each."""
-    shown = CliRunner().invoke(cli, ["-h"]).output
+    shown = CliRunner().invoke(cli, ["-h"], terminal_width=110).output
     for name, line in COMMANDS.items():
         assert f"{name}" in shown
         assert line in shown

@@ -1,0 +1,167 @@
+"""The options that the commands share: which letters, who works on them, whether to ask first."""
+
+import functools
+import getpass
+import re
+import socket
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from worker.postgres.letter_table import Filter
+
+Command = Callable[..., Any]
+
+# The contract's; written here so that --help need not load it.
+REASONS = (
+    "unsupported_content_type",
+    "too_large",
+    "bad_json",
+    "invalid",
+    "token_mismatch",
+    "in_future",
+    "too_old",
+    "unknown_user",
+    "unknown_organization",
+    "id_conflict",
+    "rejected_by_database",
+    "delivery_limit",
+)
+ANY_STATUS = "any"
+STATUSES = ("open", "recovered", "discarded", ANY_STATUS)
+
+_FILTER_NAMES = (
+    "reason", "field", "organization", "user", "model", "producer", "since", "until", "status", "ids", "limit",
+)  # fmt: skip
+_AGE = re.compile(r"(\d{1,9})([smhdw])", re.ASCII)
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+_RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d(:\d\d(\.\d+)?)?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
+
+
+def parse_moment(text: str, now: datetime | None = None) -> datetime:
+    """A moment from an age such as `90s`, `30m`, `2h`, `3d` or `1w`, or from an RFC 3339 time with its offset.
+
+    Raises:
+        ValueError: it is neither, or lies before the year 1.
+    """
+    age = _AGE.fullmatch(text)
+    try:
+        if age is not None:
+            return (now or datetime.now(UTC)) - timedelta(**{_UNITS[age[2]]: int(age[1])})
+        if _RFC3339.fullmatch(text) is not None:
+            return datetime.fromisoformat(text.upper()).astimezone(UTC)
+    except (ValueError, OverflowError) as error:
+        raise ValueError(f"{text!r} is no moment: {error}") from error
+    raise ValueError(
+        f"{text!r} is neither an age (a number and one of s, m, h, d, w, such as 2h or 3d)"
+        " nor a time with its offset (such as 2026-01-31T08:00:00Z)"
+    )
+
+
+def check_moment(ctx: click.Context, param: click.Parameter, value: str | None) -> datetime | None:
+    """The callback of an option that is a moment; see `parse_moment`."""
+    try:
+        return None if value is None else parse_moment(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error), ctx, param) from error
+
+
+def check_text(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    """The callback of an option that is a text: arguments may be any bytes, and Postgres takes UTF-8."""
+    try:
+        return None if value is None else value.encode().decode()
+    except UnicodeEncodeError as error:
+        raise click.BadParameter(f"{value!r} is not UTF-8", ctx, param) from error
+
+
+def filter_options_with(*, status: str = "open", limit: int | None = None) -> Callable[[Command], Command]:
+    """`filter_options` with other defaults."""
+    options = (
+        click.option("--reason", type=click.Choice(REASONS), metavar="REASON", help="Why they were refused."),
+        click.option("--field", callback=check_text, help="A field that an error names."),
+        click.option("--organization", type=click.UUID, help="The event's organization."),
+        click.option("--user", type=click.UUID, help="The event's user."),
+        click.option("--model", callback=check_text, help="The event's model."),
+        click.option("--producer", callback=check_text, help="The AMQP app_id that it came with."),
+        click.option(
+            "--since",
+            metavar="MOMENT",
+            callback=check_moment,
+            help="Seen since then: a time, or an age such as 2h or 3d.",
+        ),
+        click.option("--until", metavar="MOMENT", callback=check_moment, help="Seen before then: the same."),
+        click.option("--status", type=click.Choice(STATUSES), default=status, show_default=True),
+        click.option("--id", "ids", type=click.UUID, multiple=True, help="A letter's id; can be repeated."),
+        click.option(
+            "--limit",
+            type=click.IntRange(min=1),
+            default=limit,
+            show_default=limit is not None,
+            help="At most so many.",
+        ),
+    )
+
+    def decorate(function: Command) -> Command:
+        @functools.wraps(function)
+        def wrapper(**values: Any) -> Any:
+            given = {name: values.pop(name) for name in _FILTER_NAMES}
+            return function(chosen=_filter(given), **values)
+
+        for option in reversed(options):
+            option(wrapper)
+        return wrapper
+
+    return decorate
+
+
+# Gives a command every option that chooses letters, and hands it the `Filter` as `chosen`.
+filter_options = filter_options_with()
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
+yes_option = click.option("--yes", "-y", is_flag=True, help="Do not ask.")
+
+
+def default_who() -> str:
+    """The operator, as the history names them: user and host."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container's user id that has no name
+        user = "unknown"
+    return f"{user}@{socket.gethostname()}"
+
+
+who_option = click.option(
+    "--who", callback=check_text, default=default_who, show_default="user@host", help="Your name in the history."
+)
+
+
+def confirm_bulk(count: int, *, yes: bool, action: str = "change") -> None:
+    """Say how many letters would be touched, and ask; `--yes` skips the question.
+
+    Raises:
+        click.UsageError: nobody can be asked: exit status 2.
+        click.Abort: the answer is no.
+    """
+    if yes or count == 0:
+        return
+    letters = f"{count:,} letter{'' if count == 1 else 's'}"
+    if not sys.stdin.isatty():
+        raise click.UsageError(f"this would {action} {letters}, and there is no terminal to ask on: add --yes")
+    click.confirm(f"This would {action} {letters}. Go on?", abort=True, err=True)
+
+
+def _filter(given: dict[str, Any]) -> "Filter":
+    from usage_events.contract import Reason
+
+    from worker.postgres.letter_table import Filter, Status
+
+    reason, status = given.pop("reason"), given.pop("status")
+    return Filter(
+        reason=None if reason is None else Reason(reason),
+        status=None if status == ANY_STATUS else Status(status),
+        **given,
+    )
