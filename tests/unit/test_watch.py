@@ -2,6 +2,7 @@
 
 import asyncio
 
+import pytest
 import structlog
 from harness import until
 
@@ -33,38 +34,75 @@ class FakeCensus:
         self.was_abandoned = True
 
 
-def gauge(metrics: Metrics, name: str, **labels: str) -> float | None:
-    """What /metrics would show."""
-    return metrics.registry.get_sample_value(f"usage_worker_{name}", labels)
-
-
-async def test_the_gauges_follow_the_table() -> None:
-    """A reason whose last letter is gone is 0 again, and so is the age."""
+async def run_to_the_end(census: FakeCensus) -> Metrics:
+    """Let the watch take all answers, and stop it in the middle of the next count."""
     metrics = Metrics()
-    census = FakeCensus(
-        OpenLetters({"invalid": 3, "bad_json": 1}, 12.5), OpenLetters({"invalid": 2, "bad_json": 0}, 0.0)
-    )
     watch = Watch(census, metrics, interval_seconds=0.0)
     running = asyncio.ensure_future(watch.run())
-    await until(lambda: census.is_hanging, "both counts are made")
+    await until(lambda: census.is_hanging, "all answers are given")
     watch.stop()
     await asyncio.wait_for(running, 5)
-    assert gauge(metrics, "dead_letters_open", reason="invalid") == 2
-    assert gauge(metrics, "dead_letters_open", reason="bad_json") == 0
-    assert gauge(metrics, "dead_letters_oldest_open_seconds") == 0
     assert census.was_abandoned
+    await until(lambda: len(asyncio.all_tasks()) == 1, "no other task is left")
+    return metrics
 
 
-async def test_an_outage_is_told_once_and_keeps_what_was_true_last() -> None:
-    """The database away for two counts: one warning, the gauges stand still, and the next count goes on."""
-    metrics = Metrics()
+def gauge(metrics: Metrics, reason: str) -> float | None:
+    """The number of open letters that the gauge of a reason shows."""
+    return metrics.registry.get_sample_value("usage_worker_dead_letters_open", {"reason": reason})
+
+
+def oldest_seconds(metrics: Metrics) -> float | None:
+    """The age that the other gauge shows."""
+    return metrics.registry.get_sample_value("usage_worker_dead_letters_oldest_open_seconds")
+
+
+async def test_the_gauges_show_what_was_counted_last() -> None:
+    """A reason whose last letter is gone goes back to 0, and so does the age."""
+    first, last = OpenLetters({"invalid": 3, "bad_json": 1}, 60.5), OpenLetters({"invalid": 0, "bad_json": 2}, 0.0)
+    metrics = await run_to_the_end(FakeCensus(first))
+    assert (gauge(metrics, "invalid"), gauge(metrics, "bad_json"), oldest_seconds(metrics)) == (3, 1, 60.5)
+    metrics = await run_to_the_end(FakeCensus(first, last))
+    assert (gauge(metrics, "invalid"), gauge(metrics, "bad_json"), oldest_seconds(metrics)) == (0, 2, 0)
+
+
+async def test_an_outage_leaves_the_gauges_and_is_told_once() -> None:
+    """The database away for two counts in turn: one warning, what was true last stands; then it counts again."""
     away = SystemUnavailableError("away")
-    census = FakeCensus(OpenLetters({"invalid": 3}, 1.0), away, away)
-    watch = Watch(census, metrics, interval_seconds=0.0)
     with structlog.testing.capture_logs() as logs:
-        running = asyncio.ensure_future(watch.run())
-        await until(lambda: census.is_hanging, "all answers are given")
-        watch.stop()
-        await asyncio.wait_for(running, 5)
+        metrics = await run_to_the_end(FakeCensus(OpenLetters({"invalid": 3}, 9.0), away, away))
     assert [line["log_level"] for line in logs] == ["warning"]
-    assert gauge(metrics, "dead_letters_open", reason="invalid") == 3
+    assert gauge(metrics, "invalid") == 3
+    with structlog.testing.capture_logs() as logs:
+        metrics = await run_to_the_end(FakeCensus(away, OpenLetters({"invalid": 4}, 9.0), away))
+    assert [line["log_level"] for line in logs] == ["warning", "warning"]
+    assert gauge(metrics, "invalid") == 4
+
+
+async def test_it_stops_while_it_waits() -> None:
+    """Between two counts it is gone at once."""
+    census = FakeCensus(OpenLetters({"invalid": 1}, 1.0))
+    watch = Watch(census, Metrics(), interval_seconds=3600.0)
+    running = asyncio.ensure_future(watch.run())
+    await until(lambda: not census.answers, "it has counted")
+    watch.stop()
+    await asyncio.wait_for(running, 5)
+    assert not census.is_hanging
+
+
+async def test_cancelled_it_leaves_no_count_behind() -> None:
+    """A second signal cancels the watch: the count under way is abandoned and no task stays."""
+    census = FakeCensus()
+    running = asyncio.ensure_future(Watch(census, Metrics(), interval_seconds=0.0).run())
+    await until(lambda: census.is_hanging, "a count is under way")
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert census.was_abandoned
+    await until(lambda: len(asyncio.all_tasks()) == 1, "no other task is left")
+
+
+async def test_what_is_no_outage_comes_out() -> None:
+    """A fault of the code itself is not taken for an outage."""
+    with pytest.raises(ZeroDivisionError):
+        await Watch(FakeCensus(ZeroDivisionError()), Metrics(), interval_seconds=0.0).run()

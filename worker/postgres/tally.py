@@ -18,6 +18,7 @@ class Ending(StrEnum):
     MAX = "max"  # as many as were asked for
     FAILING = "failing"
     STOPPED = "stopped"
+    FAILED = "failed"  # the database cannot go on
 
 
 class Group(NamedTuple):

@@ -4,7 +4,10 @@ import click
 
 from worker.lazy_group import LazyGroup
 
-COMMANDS: dict[str, str] = {}
+COMMANDS: dict[str, str] = {
+    "try": "Would today's code and data take these letters? Nothing is changed.",
+    "replay": "Store the events of letters, and settle the letters.",
+}
 EXAMPLE = """
 \b
 Example:

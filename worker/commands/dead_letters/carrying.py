@@ -1,0 +1,187 @@
+"""What `try` and `replay` have in common: they run it until it ends or is told to, and say what became of letters."""
+
+import asyncio
+import json
+import signal
+from collections.abc import Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from worker.errors import UsageWorkerError
+from worker.logs import configure_logs
+from worker.postgres.carrier import Carrier
+from worker.postgres.carry import CarryOptions
+from worker.postgres.letter_table import Filter
+from worker.postgres.replay import Replay, ReplayLimits
+from worker.postgres.suspects import Suspects
+from worker.postgres.tally import Ending, Tally
+from worker.postgres.writer_session import WriterSession
+from worker.replay_pace import RAMP
+from worker.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+LEFT_OUT_SHOWN = 5
+PIPE_CHARACTERS = 200  # the width of a table that is read by no terminal
+UUID_CHARACTERS = 36
+
+
+@asynccontextmanager
+async def opened(
+    chosen: Filter, limits: ReplayLimits, settings: Settings, *, who: str, is_trial: bool
+) -> "AsyncIterator[Replay]":
+    """A run that is ready, on sessions of its own."""
+    configure_logs(settings.log_level, settings.log_format)
+    dsn, schema = settings.postgres_dsn.get_secret_value(), settings.postgres_schema
+    options = CarryOptions(who, max_age_seconds=settings.max_age, max_ahead_seconds=settings.max_ahead, chosen=chosen)
+    session = WriterSession(dsn, schema, name="usage-worker dead-letters")
+    marks = WriterSession(dsn, schema, name="usage-worker dead-letters marks")
+    try:
+        yield Replay(
+            Carrier(session, options, is_trial=is_trial),
+            Suspects(marks, who=who, chosen=chosen),
+            chosen,
+            limits,
+            ramp=RAMP[-1:] if is_trial else RAMP,
+        )
+    finally:
+        await session.close()
+        await marks.close()
+
+
+async def run_to_the_end(replay: Replay, total: int, what: str) -> None:
+    """Run with a progress bar on a terminal. The first Ctrl-C lets the transaction under way end, a second does not."""
+    loop = asyncio.get_running_loop()
+    task = asyncio.ensure_future(replay.run())
+
+    def on_signal() -> None:
+        if replay.is_stopping:
+            task.cancel()
+        replay.stop()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, on_signal)
+    try:
+        with _progress(replay, total, what):
+            await task
+    except asyncio.CancelledError:
+        replay.tally.ending = Ending.STOPPED
+    except UsageWorkerError:
+        replay.tally.ending = Ending.FAILED
+        raise
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)
+
+
+@contextmanager
+def _progress(replay: Replay, total: int, what: str) -> Iterator[None]:
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield
+        return
+    columns = (
+        TextColumn(what),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[stayed]}"),
+    )
+    with Progress(*columns, console=console) as progress:
+        bar = progress.add_task(what, total=total, stayed="")
+
+        def show(tally: Tally) -> None:
+            progress.update(bar, completed=tally.carried, stayed=f"{tally.stayed:,} refused" if tally.stayed else "")
+
+        replay.on_progress = show
+        yield
+
+
+def report(tally: Tally, *, as_json: bool, is_trial: bool) -> None:
+    """What became of the letters: a line a group, then the totals."""
+    if as_json:
+        for facts in _facts(tally):
+            click.echo(json.dumps(facts))
+        click.echo(json.dumps(_totals(tally)))
+        return
+    if tally.groups:
+        console = Console(highlight=False)
+        if not console.is_terminal:
+            console.width = PIPE_CHARACTERS
+        console.print(_table(tally))
+    click.echo(_sentence(tally, is_trial=is_trial))
+    for line in _warnings(tally):
+        click.echo(line)
+
+
+def _facts(tally: Tally) -> Iterator[dict[str, Any]]:
+    for group, sample in tally.groups.items():
+        yield {
+            "reason": group.reason.value,
+            "answer": group.answer.value,
+            "to_reason": group.to_reason.value if group.to_reason else None,
+            "letters": sample.letters,
+            "sample_id": str(sample.letter_id),
+            "sample_error": sample.error,
+        }
+
+
+def _totals(tally: Tally) -> dict[str, Any]:
+    return {
+        "ending": tally.ending.value,
+        "carried": tally.carried,
+        "recovered": tally.recovered,
+        "refused": tally.stayed,
+        "busy": tally.busy,
+        "left_out": [str(letter_id) for letter_id in tally.left_out],
+    }
+
+
+def _table(tally: Tally) -> Table:
+    table = Table("reason", "answer", "now", box=None, pad_edge=False)
+    table.add_column("letters", justify="right")
+    table.add_column("a sample", no_wrap=True, min_width=UUID_CHARACTERS)
+    table.add_column("its error", overflow="fold")
+    for facts in sorted(_facts(tally), key=lambda facts: (facts["reason"], facts["answer"])):
+        to_reason = facts["to_reason"] if facts["to_reason"] != facts["reason"] else None
+        table.add_row(
+            facts["reason"],
+            facts["answer"],
+            to_reason or "",
+            f"{facts['letters']:,}",
+            facts["sample_id"],
+            Text(facts["sample_error"]),
+        )
+    return table
+
+
+def _sentence(tally: Tally, *, is_trial: bool) -> str:
+    letters = f"{tally.carried:,} letter{'' if tally.carried == 1 else 's'}"
+    if is_trial:
+        return f"tried {letters}: {tally.recovered:,} would be recovered, {tally.stayed:,} refused; nothing was changed"
+    return f"carried {letters}: {tally.recovered:,} recovered, {tally.stayed:,} refused"
+
+
+def _warnings(tally: Tally) -> Iterator[str]:
+    if tally.ending is Ending.FAILING:
+        yield "ended early: too many were refused; look at the samples, mend what is wrong, run this again"
+    if tally.ending is Ending.STOPPED:
+        yield "stopped: nothing is half done; run this again to go on"
+    if tally.ending is Ending.FAILED:
+        yield "ended early: the database could not go on; nothing is half done; run this again to go on"
+    if tally.busy:
+        yield f"{tally.busy:,} were in other hands all the time; run this again"
+    if tally.left_out:
+        named = " ".join(f"--id {letter_id}" for letter_id in tally.left_out[:LEFT_OUT_SHOWN])
+        more = len(tally.left_out) - LEFT_OUT_SHOWN
+        yield (
+            f"{len(tally.left_out):,} left out, since a replay ended in the middle of each; to carry them: {named}"
+            f"{f' and {more:,} more' if more > 0 else ''}"
+        )
