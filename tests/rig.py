@@ -28,9 +28,10 @@ class Rig:
         held_bytes_max: int = 10**6,
         queue: MemoryQueue | None = None,
         database: MemoryDatabase | None = None,
+        source_of: Callable[[MemoryQueue], MemorySource] = MemorySource,
     ) -> None:
         self.queue = queue or MemoryQueue()
-        self.source = MemorySource(self.queue)
+        self.source = source_of(self.queue)
         self.database = database or MemoryDatabase()
         self.stores = [MemoryStore(self.database) for _ in range(writers)]
         self.probe = MemoryStore(self.database)

@@ -5,8 +5,11 @@ held back once where an outage outlasts what may be held.
 """
 
 import asyncio
+import random
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import suppress
 from enum import Enum
+from time import monotonic
 
 import stamina
 import structlog
@@ -21,6 +24,8 @@ from worker.source import Receiver, Source
 from worker.store import Store
 
 BACKOFF_SECONDS_MAX = 5.0
+SHORT_LIFE_SECONDS = 0.5  # a channel that is lost so soon is no success: the next is not opened at once
+SHORT_LIFE_PAUSE_SECONDS_MAX = 1.0
 
 log = structlog.get_logger(__name__)
 
@@ -72,6 +77,7 @@ class Consumption:
         self._lock = asyncio.Lock()  # one at a time changes whether and how much is consumed
         self._other_consumers_tag = 0  # up to here, what is held came to a consumer with another prefetch
         self._phase = State.WAITING
+        self._generation = NO_GENERATION
         self._stop = asyncio.Event()
 
     @property
@@ -99,22 +105,24 @@ class Consumption:
 
     async def supervise(self) -> None:
         """Connect, notice losses, connect again, until it is stopped."""
-        generation = NO_GENERATION
         while not self._stop.is_set():
             await self._until_database_answers()
             self._phase = State.CONNECTING
-            generation += 1
-            await self._open(generation)
+            await self._open()
             if self._stop.is_set():
                 return
             self._phase = State.CONSUMING
-            log.info("consuming", queue=self._source.queue, generation=generation)
+            log.info("consuming", queue=self._source.queue, generation=self._generation)
+            opened_at = monotonic()
             why = await self._until_lost()
+            lived_seconds = monotonic() - opened_at
             self._phase = State.WAITING
             self._metrics.reconnects.labels("rabbitmq").inc()
             log.warning("lost the broker", queue=self._source.queue, why=why, held=len(self._held))
             self._on_generation(NO_GENERATION)
             await self._source.close()
+            if lived_seconds < SHORT_LIFE_SECONDS:
+                await self._pause(random.uniform(0, SHORT_LIFE_PAUSE_SECONDS_MAX))  # noqa: S311 - jitter, no secret
 
     async def acknowledge(self, acks: Sequence[Ack], settled: int, before: Hold) -> None:
         """Acknowledge; `settled` messages more have been, out of what was held `before`.
@@ -138,6 +146,11 @@ class Consumption:
             except SystemUnavailableError as error:
                 log.debug("acknowledgements are lost with their channel", why=str(error))
 
+    async def _pause(self, seconds: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._stop.wait()
+
     # A library may lose the cancellation that a stop sends (asyncio.wait_for does so before Python 3.12, where its
     # result comes at the same moment), so these look for the stop themselves.
 
@@ -154,17 +167,18 @@ class Consumption:
         await self._probe.close()
         self._outage.answered()
 
-    async def _open(self, generation: int) -> None:
+    async def _open(self) -> None:
         told = ""
         async for attempt in retries():
             if self._stop.is_set():
                 return
             with attempt:
-                self._on_generation(generation)
+                self._generation += 1  # of each try: one that failed may have delivered before it did
+                self._on_generation(self._generation)
                 self._prefetch.restart()
                 self._other_consumers_tag = 0
                 try:
-                    await self._source.open(generation, self._prefetch.current, self._receiver)
+                    await self._source.open(self._generation, self._prefetch.current, self._receiver)
                 except SystemUnavailableError as error:
                     if str(error) != told:  # once a cause, not once a try
                         told = str(error)

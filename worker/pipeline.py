@@ -32,6 +32,7 @@ from worker.source import Source
 from worker.store import Store, Written
 
 DECODED_AT_ONCE_MAX = 500  # events; then others may run
+DECODED_BYTES_AT_ONCE_MAX = 256 * 1024
 HOLD_SECONDS_MAX = 600.0  # well before the broker's consumer time-out of 30 minutes
 
 log = structlog.get_logger(__name__)
@@ -197,9 +198,10 @@ class Pipeline:
             max_age_seconds=self._options.max_age_seconds,
             max_ahead_seconds=self._options.max_ahead_seconds,
         )
-        decoded_events = 0
-        while self._inbox and decoded_events < DECODED_AT_ONCE_MAX:
+        decoded_events = decoded_bytes = 0
+        while self._inbox and decoded_events < DECODED_AT_ONCE_MAX and decoded_bytes < DECODED_BYTES_AT_ONCE_MAX:
             delivery = self._inbox.popleft()
+            decoded_bytes += delivery.body_bytes
             decoded = self._decoder(delivery, window)
             events = len(decoded.events) + len(decoded.rejects)
             decoded_events += events

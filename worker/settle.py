@@ -56,7 +56,7 @@ class Ledger:
 
     def overdue(self, now: float) -> list[Ack]:
         """What has waited long enough for its predecessors."""
-        if self._waiting_since is None or now - self._waiting_since < PATIENCE_SECONDS:
+        if self._waiting_since is None or now < self._waiting_since + PATIENCE_SECONDS:
             return []
         tags = [tag for tag, at in self._committed_at.items() if at is not None]
         for tag in tags:

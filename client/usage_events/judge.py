@@ -38,6 +38,7 @@ _WANTED_PATTERN = {
 }
 _DEPTH_MAX = 200  # of a whole event: what pydantic's parser takes; Postgres and every Python take it too
 _DIGITS_MAX = 400  # of an integer: from 310 digits on it is no finite double
+SUGGESTIONS_MAX = 50
 _WANTED_COST = "must be a number, or a string in JSON's grammar of numbers"
 
 
@@ -115,7 +116,8 @@ def _schema_errors(parts: _Parts, value: dict[str, Any]) -> list[FieldError]:
         details = error.errors(include_url=False, include_context=False)
     else:
         return unknown
-    known = [*EventData.__annotations__, "id", "created_at"]
+    # A near name helps the reader of a few errors; looking for one among thousands would block a worker.
+    known = [*EventData.__annotations__, "id", "created_at"] if len(details) <= SUGGESTIONS_MAX else []
     errors: dict[tuple[str, str], FieldError] = {}
     for detail in details:
         found = _from_pydantic(detail, known)

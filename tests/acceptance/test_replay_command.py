@@ -214,7 +214,7 @@ async def test_two_operators_share_the_work(system: System) -> None:
     totals = []
     for command in commands:
         status, output, errors = await command.end()
-        assert status == 0, errors
+        assert status in (0, 3), errors  # 3: what the other had locked in the end was left to it
         totals.append(json.loads(output.splitlines()[-1]))
     assert sum(total["recovered"] for total in totals) == 6000
     assert all(total["recovered"] for total in totals)

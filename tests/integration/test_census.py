@@ -50,20 +50,22 @@ async def test_open_letters_are_counted_by_reason(migrated_dsn: str) -> None:
 async def test_a_cut_connection_is_an_outage_and_the_next_count_connects_again(migrated_dsn: str) -> None:
     """The server ends the session in the middle of a count: the project's own error once, and then a number."""
     database = await asyncpg.connect(migrated_dsn)
+    watcher = await asyncpg.connect(migrated_dsn)  # a transaction sees the activity of its first look
     census = PostgresCensus(migrated_dsn, "public", name=NAME)
 
     async def is_waiting() -> bool:
-        return bool(await database.fetchval(f"SELECT count(*) {_WAITING}", NAME))
+        return bool(await watcher.fetchval(f"SELECT count(*) {_WAITING}", NAME))
 
     try:
         async with database.transaction():
             await database.execute("LOCK ai_usage_dead_letters")
             counting = asyncio.ensure_future(census.count())
             await until(is_waiting, "the count waits for the table")
-            assert await database.fetchval(f"SELECT pg_terminate_backend(pid, 5000) {_WAITING}", NAME)
+            assert await watcher.fetchval(f"SELECT pg_terminate_backend(pid, 5000) {_WAITING}", NAME)
             with pytest.raises(SystemUnavailableError):
                 await asyncio.wait_for(counting, 10)
         assert (await census.count()).oldest_seconds == 0
     finally:
         census.abandon()
+        await watcher.close()
         await database.close()

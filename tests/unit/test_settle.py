@@ -49,7 +49,7 @@ class Settling(RuleBasedStateMachine):
         self.now += seconds
         overdue_at = self.ledger.overdue_at()
         acks = self.ledger.overdue(self.now)
-        assert bool(acks) == (overdue_at is not None and self.now - (overdue_at - PATIENCE_SECONDS) >= PATIENCE_SECONDS)
+        assert bool(acks) == (overdue_at is not None and self.now >= overdue_at)
         assert not any(ack.multiple for ack in acks)
         self._send(acks)
         if acks:

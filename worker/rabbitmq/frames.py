@@ -181,10 +181,9 @@ class DeliveryReader:
         data = await self._inner.read(read_bytes)
         if not data:
             raise asyncio.IncompleteReadError(bytes(self._passed), wanted)
-        before = self._splitter.delivery_frames
         self._passed += self._splitter.feed(data)
-        if self._passed or self._splitter.delivery_frames == before:
-            return
+        if self._passed or not self._splitter.delivery_frames:
+            return  # before the first delivery the library may be in its handshake, which knows no heartbeat
         now = asyncio.get_running_loop().time()
         if now - self._sign_of_life_at > HEARTBEAT_SECONDS:
             self._sign_of_life_at = now

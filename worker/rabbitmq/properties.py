@@ -11,6 +11,8 @@ from typing import Any
 
 from pamqp import decode
 
+from worker.batch import SUSPECT_DELIVERY_COUNT
+
 DELIVERY_COUNT_HEADER = "x-delivery-count"
 
 # The flag of each property in the order in which they stand; AMQP 0-9-1, class basic.
@@ -42,6 +44,7 @@ class RawProperties:
             end = position + 1 + raw[position]
             self.content_encoding = raw[position + 1 : end].decode("utf-8", "backslashreplace")
             position = end
+        self._is_unreadable = False
         self._flags = flags
         self._position = position
 
@@ -54,6 +57,7 @@ class RawProperties:
         try:
             return decode.field_table(table)[1]
         except Exception:  # noqa: BLE001 - the library raises whatever a producer's bytes make it raise
+            self._is_unreadable = True
             return {"unreadable": table[4:].hex()}
 
     @property
@@ -68,7 +72,9 @@ class RawProperties:
 
     @property
     def delivery_count(self) -> int:
-        """How often a quorum queue has handed the message out before."""
+        """How often a quorum queue has handed the message out before; suspicious where the table cannot be read."""
+        if self.headers and self._is_unreadable:
+            return SUSPECT_DELIVERY_COUNT
         count = self.headers.get(DELIVERY_COUNT_HEADER, 0)
         return count if isinstance(count, int) else 0
 
