@@ -1,6 +1,7 @@
 """Fixtures: real servers for the session, a fresh database and names of its own for each test."""
 
 import asyncio
+import signal
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from uuid import uuid4
@@ -17,6 +18,9 @@ from worker.postgres.migrations import migrate
 from worker.postgres.session import connect
 
 SCHEMA = "public"
+
+# A shell starts what it runs in the background with SIGINT ignored, and so would be whatever a test means to interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @dataclass(frozen=True)
