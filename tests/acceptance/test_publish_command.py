@@ -213,4 +213,5 @@ async def test_interrupted_it_says_how_far_it_came(amqp_url: str, names: Any) ->
     assert process.returncode == 1
     assert counts["confirmed"] >= 2
     assert counts["confirmed"] + counts["unconfirmed"] == 3
-    assert errors == b"usage-worker: interrupted; publish the same files again: what has arrived counts once\n"
+    # The AMQP library may say more of its own end.
+    assert b"usage-worker: interrupted; publish the same files again: what has arrived counts once\n" in errors

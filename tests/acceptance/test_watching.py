@@ -96,10 +96,12 @@ async def test_ready_only_while_the_broker_is_up(system: System) -> None:
     (closed_port,) = free_ports(1)
     unreachable = f"amqp://guest:guest@127.0.0.1:{closed_port}/"
     worker = await system.start_worker(wait_ready=False, USAGE_AMQP_URL=unreachable)
-    await system.until(lambda: worker.has_logged("waiting for the broker"), "the worker has tried")
 
+    async def is_connecting() -> bool:
+        return await worker.get("/readyz") == (503, "connecting to the broker\n")
+
+    await system.until(is_connecting, "the worker says that the broker is missing")
     assert await worker.get("/livez") == (200, "ok\n")
-    assert await worker.get("/readyz") == (503, "connecting to the broker\n")
     assert await worker.metric("database_up") == 1
     assert await worker.stop() == 0
 
