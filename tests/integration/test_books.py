@@ -30,7 +30,7 @@ class Tables:
             [(each, USER, ORGANIZATION) for each in ids],
         )
 
-    async def refuse(  # noqa: PLR0913 - a letter has so many columns
+    async def refuse(
         self,
         event_id: UUID | None,
         reason: str = "invalid",
