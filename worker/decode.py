@@ -89,6 +89,8 @@ _CLOUDEVENT = _Path(
     msgspec.json.Decoder(list[_EnvelopeSlice]),
 )
 _ELEMENTS = msgspec.json.Decoder(list[msgspec.Raw])
+_MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_NO_METADATA = msgspec.Raw()
 
 
 @lru_cache(maxsize=1024)
@@ -189,7 +191,7 @@ def _decode_array(body: bytes, path: _Path, window: Window) -> Decoded:
     for index, element in enumerate(elements):
         verdict: Event | Refusal | None = _accept_one(element, path, window)
         if verdict is None:
-            verdict = judge(element, path.form, window)
+            verdict = judge(element, path.form, window, _metadata_text(element, path))
         if isinstance(verdict, Event):
             decoded.events.append(verdict)
             cast("list[int]", decoded.places).append(index)
@@ -199,16 +201,29 @@ def _decode_array(body: bytes, path: _Path, window: Window) -> Decoded:
 
 
 def _judge_one(body: bytes, path: _Path, window: Window) -> Decoded:
-    try:
-        kind, _ = outline(body)
-    except NotJsonError as error:
-        return _whole(body, Reason.BAD_JSON, str(error))
-    if kind is Kind.SCALAR:
-        return _whole(body, Reason.INVALID, "must be an object or an array of objects")
-    verdict = judge(body, path.form, window)
+    metadata_text = _metadata_text(body, path)
+    if metadata_text is None:
+        try:
+            kind, _ = outline(body)
+        except NotJsonError as error:
+            return _whole(body, Reason.BAD_JSON, str(error))
+        if kind is Kind.SCALAR:
+            return _whole(body, Reason.INVALID, "must be an object or an array of objects")
+    verdict = judge(body, path.form, window, metadata_text)
     if isinstance(verdict, Event):
         return Decoded([verdict], range(1), [])
     return Decoded([], range(0), [Reject(0, body, verdict)])
+
+
+def _metadata_text(body: bytes, path: _Path) -> bytes | None:
+    """The text of a native event's metadata; `None` where only `outline`, slow and the authority, can tell."""
+    if path is not _NATIVE:
+        return None
+    try:
+        body.decode()
+        return bytes(_MEMBERS.decode(body).get("request_metadata", _NO_METADATA))
+    except (UnicodeDecodeError, msgspec.DecodeError, RecursionError):
+        return None
 
 
 def _refuse_shape(body: bytes, wanted: str) -> Decoded:

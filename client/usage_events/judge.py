@@ -7,6 +7,7 @@ import difflib
 import json
 from collections.abc import Callable
 from enum import Enum
+from functools import lru_cache
 from typing import Any, NamedTuple, cast
 
 from pydantic import TypeAdapter, ValidationError
@@ -39,6 +40,8 @@ _WANTED_PATTERN = {
 _DEPTH_MAX = 200  # of a whole event: what pydantic's parser takes; Postgres and every Python take it too
 _DIGITS_MAX = 400  # of an integer: from 310 digits on it is no finite double
 SUGGESTIONS_MAX = 50
+_SUGGESTION_CHARACTERS_MAX = 64  # no field's name is near to a longer one
+_KNOWN_NAMES = (*EventData.__annotations__, "id", "created_at")
 _WANTED_COST = "must be a number, or a string in JSON's grammar of numbers"
 
 
@@ -63,10 +66,11 @@ _PARTS = {
 }
 
 
-def judge(text: bytes, form: Form, window: Window) -> Event | Refusal:
+def judge(text: bytes, form: Form, window: Window, metadata_text: bytes | None = None) -> Event | Refusal:
     """The event in `text`, or why it is refused.
 
-    `text` is JSON to the letter (`json_text.outline` takes it).
+    `text` is JSON to the letter (`json_text.outline` takes it). `metadata_text` is that of `request_metadata`, empty
+    where there is none; it is looked up where it is not given, which takes longer than all the rest.
     """
     value, unreadable = parse(text)
     if unreadable:
@@ -75,7 +79,8 @@ def judge(text: bytes, form: Form, window: Window) -> Event | Refusal:
         return Refusal(Reason.INVALID, [FieldError(field="", message="must be an object", input=value)])
     parts = _PARTS[form]
     errors = _schema_errors(parts, value)
-    metadata_text = _metadata_text(text, form)
+    if metadata_text is None:
+        metadata_text = _metadata_text(text, form)
     broken = list(_broken_rules(parts, value, metadata_text, window, {error["field"] for error in errors}))
     for reason in (Reason.INVALID, Reason.TOKEN_MISMATCH, Reason.IN_FUTURE, Reason.TOO_OLD):
         found = [_field_error(value, rule) for rule in broken if rule.reason is reason]
@@ -117,10 +122,10 @@ def _schema_errors(parts: _Parts, value: dict[str, Any]) -> list[FieldError]:
     else:
         return unknown
     # A near name helps the reader of a few errors; looking for one among thousands would block a worker.
-    known = [*EventData.__annotations__, "id", "created_at"] if len(details) <= SUGGESTIONS_MAX else []
+    suggests = len(details) <= SUGGESTIONS_MAX
     errors: dict[tuple[str, str], FieldError] = {}
     for detail in details:
-        found = _from_pydantic(detail, known)
+        found = _from_pydantic(detail, suggests=suggests)
         errors.setdefault((found["field"], found["message"]), found)
     return [*errors.values(), *unknown]
 
@@ -138,7 +143,7 @@ def _readable_names(fields: dict[str, Any], prefix: str) -> tuple[dict[str, Any]
     return readable, unknown
 
 
-def _from_pydantic(detail: ErrorDetails, known: list[str]) -> FieldError:
+def _from_pydantic(detail: ErrorDetails, *, suggests: bool) -> FieldError:
     path = [str(step) for step in detail["loc"]]
     message = detail["msg"]
     if "estimated_cost_usd" in path and detail["type"] != "extra_forbidden":
@@ -147,11 +152,18 @@ def _from_pydantic(detail: ErrorDetails, known: list[str]) -> FieldError:
     elif detail["type"] == "string_pattern_mismatch":
         message = _WANTED_PATTERN.get(path[-1], message)
     elif detail["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(path[-1], known, n=1)
-        message = f"unknown field; did you mean {near[0]}?" if near else "unknown field"
+        near = _near_name(path[-1]) if suggests and len(path[-1]) <= _SUGGESTION_CHARACTERS_MAX else None
+        message = f"unknown field; did you mean {near}?" if near else "unknown field"
     elif detail["type"] == "missing":
         return FieldError(field=".".join(path), message="required, but absent", input=None)
     return FieldError(field=".".join(path), message=message, input=detail["input"])
+
+
+@lru_cache(maxsize=1024)
+def _near_name(name: str) -> str | None:
+    """The field that was probably meant: a producer's mistake is the same in all of its events."""
+    near = difflib.get_close_matches(name, _KNOWN_NAMES, n=1)
+    return near[0] if near else None
 
 
 def _broken_rules(
