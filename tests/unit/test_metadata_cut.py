@@ -13,8 +13,9 @@ from worker.decode import _NATIVE, _metadata_text, decode
 KEYS = (b'"request_metadata"', b'"request_metadat\\u0061"', b'"a"', b'"\\ud800"', b"1", b"")
 VALUES = (
     b"1", b"01", b"-0", b"-", b"1.", b"1.5e+", b"1E-5", b"NaN", b"Infinity", b"true", b"nul", b"null", b"9" * 400,
-    b"1e999", b'"x"', b'"\\ud800"', b'"\\q"', b'"\\u00"', b'"\x01"', b'"\x7f"', b'"\xff"', b'"\xc3\xa9"', b"{}", b"[1,]",
-    b"[1 2]", b'{"a":1,}', b'{"a" 1}', b'{"b": [{"c":\n"\\u00e9"}]}', b"[" * 100 + b"]" * 100, b"'x'", b"//", b"",
+    b"1e999", b'"x"', b'"\\ud800"', b'"\\q"', b'"\\u00"', b'"\x01"', b'"\x7f"', b'"\xff"', b'"\xc3\xa9"', b"{}",
+    b"[1,]", b"[1 2]", b'{"a":1,}', b'{"a" 1}', b'{"b": [{"c":\n"\\u00e9"}]}', b"[" * 100 + b"]" * 100, b"'x'", b"//",
+    b"",
 )  # fmt: skip
 BLANKS = (b"", b" ", b"\n", b"\x0b", b"\xef\xbb\xbf")
 
