@@ -280,8 +280,12 @@ async def test_run_waits_for_rabbitmq(system: System, nowhere: str) -> None:
     """The same with the database up: it names the broker, without the password."""
     worker = await system.start_worker(wait_ready=False, USAGE_AMQP_URL=f"amqp://ada:geheim@{nowhere}/")
     await until(lambda: worker.has_logged("waiting for the broker"), "it says what it waits for")
+
+    async def is_connecting() -> bool:  # the line above may be the dead queue's
+        return await worker.get("/readyz") == (503, "connecting to the broker\n")
+
+    await until(is_connecting, "the queue of events waits for the broker too", details=worker.log_tail)
     assert await worker.get("/livez") == (200, "ok\n")
-    assert await worker.get("/readyz") == (503, "connecting to the broker\n"), worker.log_tail()
     assert await worker.stop() == 0, worker.log_tail()
     said = [line["why"] for line in worker.log_lines() if line["event"] == "waiting for the broker"]
     assert all(why.startswith(f"RabbitMQ at {nowhere}/ does not answer: ") for why in said)
