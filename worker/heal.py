@@ -1,11 +1,10 @@
 """The healer: now and then, letters that were refused only for something that exists by now are replayed."""
 
-import asyncio
-from typing import Any, Protocol
+from typing import Protocol
 
 import structlog
 
-from worker.errors import SystemUnavailableError
+from worker.rounds import Rounds
 
 INTERVAL_SECONDS = 60.0
 
@@ -26,8 +25,8 @@ class Healing(Protocol):
         """Leave the database at once: what has not committed is rolled back."""
 
 
-class Healer:
-    """Heals until it is stopped. An outage of the database costs rounds, never the worker.
+class Healer(Rounds):
+    """Heals until it is stopped.
 
     Args:
         healing: does it.
@@ -35,46 +34,15 @@ class Healer:
     """
 
     def __init__(self, healing: Healing, *, interval_seconds: float = INTERVAL_SECONDS) -> None:
+        super().__init__(failing="letters cannot be healed now", interval_seconds=interval_seconds, waits_first=True)
         self._healing = healing
-        self._interval_seconds = interval_seconds
-        self._stop = asyncio.Event()
-        self._is_failing = False
 
-    def stop(self) -> None:
-        """Stop at once, in the middle of a round too; `run` returns."""
-        self._stop.set()
-
-    async def run(self) -> None:
-        """Heal every interval until `stop`."""
-        stopped: asyncio.Task[Any] = asyncio.create_task(self._stop.wait())
-        try:
-            while not stopped.done():
-                await asyncio.wait({stopped}, timeout=self._interval_seconds)
-                if not stopped.done():
-                    await self._heal_until(stopped)
-        finally:
-            stopped.cancel()
-
-    async def _heal_until(self, stopped: asyncio.Task[Any]) -> None:
-        healing: asyncio.Task[Any] = asyncio.create_task(self._heal())
-        try:
-            await asyncio.wait({healing, stopped}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            if not healing.done():
-                self._healing.abandon()
-                healing.cancel()
-        await asyncio.wait({healing})
-        if not healing.cancelled():
-            healing.result()
-
-    async def _heal(self) -> None:
-        try:
-            healed = await self._healing.heal()
-        except SystemUnavailableError as error:
-            if not self._is_failing and not self._stop.is_set():
-                self._is_failing = True
-                log.warning("letters cannot be healed now", why=str(error))
-            return
-        self._is_failing = False
+    async def round(self) -> None:
+        """See `Rounds.round`."""
+        healed = await self._healing.heal()
         if healed:
             log.info("letters healed: their users and organizations exist now", letters=healed)
+
+    def abandon(self) -> None:
+        """See `Rounds.abandon`."""
+        self._healing.abandon()

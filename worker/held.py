@@ -112,6 +112,9 @@ class Held:
 
     async def acknowledge_overdue(self) -> None:
         """Acknowledge one by one what has waited long enough for its predecessors."""
+        due_at = self._ledger.overdue_at()
+        if due_at is None or monotonic() < due_at:
+            return
         async with self._lock:
             before = Hold(len(self), self._ledger.first_tag, self.last_tag)
             acks = self._ledger.overdue(monotonic())
