@@ -277,6 +277,17 @@ async def test_a_whole_message_comes_apart(desk: Desk) -> None:
     assert sorted(json.loads(row["body"])["id"] for row in rows) == sorted([bad["id"], late["id"]])
 
 
+async def test_a_letter_that_can_be_read_by_now_has_its_events_id(desk: Desk) -> None:
+    """One event, handed out too often and never read: refused for its user, it is found by id and waits for it."""
+    late = event(user_id=str(uuid4()))
+    await desk.refuse_whole(json.dumps(late).encode())
+    assert answers(await desk.replay()) == {("delivery_limit", "other reason", "unknown_user"): 1}
+    (row,) = await desk.database.fetch("SELECT event_id, user_id, organization_id FROM ai_usage_dead_letters")
+    assert [str(value) for value in row] == [late["id"], late["user_id"], late["organization_id"]]
+    await late_user(desk, [late])
+    assert answers(await desk.replay()) == {("unknown_user", "stored", None): 1}
+
+
 async def test_a_row_that_the_database_refuses_is_set_aside(desk: Desk) -> None:
     """A host's constraint costs its own letters, of the others and of a whole message's other events none."""
     await desk.database.execute(POISON_CHECK)

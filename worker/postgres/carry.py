@@ -18,7 +18,7 @@ from usage_events.rules import Window
 
 from worker.batch import Batch, Entry, Origin
 from worker.decode import WHOLE_MESSAGE, Decoded, decode
-from worker.letters import DeadLetter, add_up, errors_json, letter_of_event, letters_of_rejects, refusal_of
+from worker.letters import DeadLetter, add_up, letter_of_event, letters_of_rejects, refusal_of
 from worker.postgres.letter_table import Action, Filter, Status, StoredLetter, note_actions
 from worker.postgres.merge import merge, record
 
@@ -155,8 +155,8 @@ def _is_array(body: bytes) -> bool:
     return body.lstrip(b" \t\r\n")[:1] == b"["
 
 
-def _letters_of_elements(case: _Case) -> list[DeadLetter]:
-    """The letters of the refused elements of a whole message, seen when it was."""
+def _letters_of_refusals(case: _Case) -> list[DeadLetter]:
+    """What is refused of a letter, as letters that were seen when it was: itself, or elements of its array."""
     batch = Batch(0.0)
     batch.add(Entry(case.letter.delivery, case.decoded))
     letters = letters_of_rejects(batch)
@@ -172,23 +172,36 @@ async def _settle(
     now: datetime,
 ) -> None:
     recovered = [each.letter for each in carried if each.refusal is None]
-    changed = [each for each in carried if each.answer is Answer.OTHER_REASON]
+    changed = [
+        (each, _letters_of_refusals(case)[0])
+        for case, each in zip(cases, carried, strict=True)
+        if each.answer is Answer.OTHER_REASON
+    ]
     await connection.execute(
         "UPDATE ai_usage_dead_letters SET status = 'recovered' WHERE id = ANY($1)", [letter.id for letter in recovered]
     )
+    # A letter that could not be read before bears its event's id from now on, or the books by id would miss it.
     await connection.executemany(
-        "UPDATE ai_usage_dead_letters SET reason = $2, errors = $3 WHERE id = $1",
-        [(each.letter.id, each.refusal.reason.value, errors_json(each.refusal)) for each in changed if each.refusal],
-    )
+        "UPDATE ai_usage_dead_letters SET reason = $2, errors = $3, event_id = coalesce(event_id, $4),"
+        " user_id = coalesce(user_id, $5), organization_id = coalesce(organization_id, $6), model = coalesce(model, $7)"
+        " WHERE id = $1",
+        [
+            (
+                each.letter.id, now_is.reason.value, now_is.errors_json, now_is.event_id, now_is.user_id,
+                now_is.organization_id, now_is.model,
+            )
+            for each, now_is in changed
+        ],
+    )  # fmt: skip
     elements = [
         letter
         for case, each in zip(cases, carried, strict=True)
         if each.refusal is None and _is_array(case.letter.body)
-        for letter in _letters_of_elements(case)
+        for letter in _letters_of_refusals(case)
     ]
     await record(connection, add_up(elements), worker=options.who, seen_at=now)
     actions = [_recovery(letter, options.action) for letter in recovered]
-    actions += [_change(each, options.action) for each in changed]
+    actions += [_change(each, options.action) for each, _ in changed]
     await note_actions(connection, actions, who=options.who, chosen=options.chosen)
 
 

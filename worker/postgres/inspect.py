@@ -92,7 +92,8 @@ async def _server(connection: asyncpg.Connection, settings: Settings) -> list[Fi
     user = await connection.fetchval("SELECT current_user")
     version = connection.get_server_version()
     where = address(settings.postgres_dsn.get_secret_value())
-    findings = [ok(_TOPIC, f"connected to {where} as {user}, version {version.major}.{version.minor}")]
+    shown = await connection.fetchval("SHOW server_version")
+    findings = [ok(_TOPIC, f"connected to {where} as {user}, version {shown}")]
     if not VERSION_MIN <= version.major <= VERSION_MAX:
         findings = [
             wrong(
