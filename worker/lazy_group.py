@@ -16,13 +16,23 @@ class LazyGroup(click.Group):
     Args:
         package: the package that holds the modules.
         listing: what each command does, by its name.
+        default: the command that runs where none is named.
         **attributes: see `click.Group`.
     """
 
-    def __init__(self, *, package: str, listing: Mapping[str, str], **attributes: Any) -> None:
+    def __init__(
+        self, *, package: str, listing: Mapping[str, str], default: str | None = None, **attributes: Any
+    ) -> None:
         super().__init__(**attributes)
         self._package = package
         self._listing = listing
+        self._default = default
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Put the default command in front where the first argument names none."""
+        if self._default is not None and (not args or (args[0].startswith("-") and args[0] not in HELP_NAMES)):
+            args = [self._default, *args]
+        return super().parse_args(ctx, args)
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - the signature is the library's
         """Their names, in the order of the listing."""

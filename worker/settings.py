@@ -124,6 +124,7 @@ class Settings(BaseSettings):
     self_heal: bool = Field(
         default=True, description="replay letters by itself once the user and the organization that they lacked exist"
     )
+    redact: bool = Field(default=False, description="hide `request_metadata` where `dead-letters` shows events")
 
     @property
     def dead_exchange(self) -> str:

@@ -179,9 +179,11 @@ async def stream_letters(connection: asyncpg.Connection, chosen: Filter, columns
     """The letters' `columns`, oldest first, by a cursor: any number of them in constant memory."""
     condition, arguments = chosen.where()
     limit = "" if chosen.limit is None else f" LIMIT {chosen.limit:d}"
+    # Their places are sorted without them: bodies would fill the server's disk.
     query = (
-        f"SELECT {columns} FROM ai_usage_dead_letters l WHERE {condition}"  # noqa: S608 - columns are the caller's own
-        f" ORDER BY l.first_seen, l.id{limit}"
+        f"SELECT {columns} FROM (SELECT l.id, l.first_seen FROM ai_usage_dead_letters l WHERE {condition}"  # noqa: S608 - columns are the caller's own
+        f" ORDER BY l.first_seen, l.id{limit}) place JOIN ai_usage_dead_letters l ON l.id = place.id"
+        " ORDER BY place.first_seen, place.id"
     )
     async with connection.transaction(readonly=True):
         async for row in connection.cursor(query, *arguments, prefetch=CURSOR_ROWS):

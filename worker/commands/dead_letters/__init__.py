@@ -5,6 +5,11 @@ import click
 from worker.lazy_group import LazyGroup
 
 COMMANDS: dict[str, str] = {
+    "summary": "What is refused, by reason, field and producer (the default).",
+    "list": "List letters.",
+    "show": "Show all about one letter.",
+    "history": "What was done to letters, and by whom.",
+    "export": "Write letters to a file.",
     "try": "Would today's code and data take these letters? Nothing is changed.",
     "replay": "Store the events of letters, and settle the letters.",
 }
@@ -12,14 +17,16 @@ EXAMPLE = """
 \b
 Example:
 $ export USAGE_POSTGRES_DSN=postgresql://usage@127.0.0.1:5432/usage
+$ usage-worker dead-letters --since 1d
+$ usage-worker dead-letters list --reason unknown_user --since 2h
 $ usage-worker dead-letters try --reason unknown_user --since 2h
 $ usage-worker dead-letters replay --reason unknown_user --since 2h
 """
 
 
-@click.group("dead-letters", cls=LazyGroup, package=__name__, listing=COMMANDS, epilog=EXAMPLE)
+@click.group("dead-letters", cls=LazyGroup, package=__name__, listing=COMMANDS, default="summary", epilog=EXAMPLE)
 def command() -> None:
-    """Try and replay events that were refused.
+    """Find, understand and replay events that were refused.
 
-    Needs only Postgres.
+    Needs only Postgres. Without a command it is summary, and takes its options.
     """

@@ -122,6 +122,11 @@ def filter_options_with(*, status: str = "open", limit: int | None = None) -> Ca
 filter_options = filter_options_with()
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
+redact_option = click.option(
+    "--redact/--no-redact",
+    default=None,
+    help="Hide what may be request_metadata in bodies and errors.  [default: USAGE_REDACT]",
+)
 yes_option = click.option("--yes", "-y", is_flag=True, help="Do not ask.")
 
 

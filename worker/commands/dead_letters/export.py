@@ -1,0 +1,121 @@
+"""`usage-worker dead-letters export`: letters to a file."""
+
+import asyncio
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+import click
+
+from worker.commands.dead_letters.options import filter_options, redact_option
+from worker.errors import UsageWorkerError
+
+if TYPE_CHECKING:
+    from worker.export import Exporter
+    from worker.postgres.letter_table import Filter
+
+EXIT_PARTLY = 3
+STANDARD_OUTPUT = "-"
+REFRESH_SECONDS = 0.2
+QUIET_SECONDS = 1.0
+EXAMPLE = """
+\b
+Example:
+$ usage-worker dead-letters export --reason too_old letters.ndjson
+$ usage-worker dead-letters export --bodies --no-redact --reason unknown_user events.ndjson
+$ usage-worker publish --no-validate events.ndjson
+
+\b
+Exit status: 0 all are written; 3 --bodies left some out; 2 wrong usage; 1 else.
+"""
+
+
+@click.command("export", epilog=EXAMPLE)
+@click.argument("file", metavar="FILE", type=click.Path(dir_okay=False, allow_dash=True))
+@click.option("--bodies", is_flag=True, help="Only the events, one a line, as `usage-worker publish` takes them.")
+@filter_options
+@redact_option
+def command(*, file: str, bodies: bool, chosen: "Filter", redact: bool | None) -> int:
+    """Write letters to FILE, one JSON object a line, the oldest first; - is standard output.
+
+    Bodies are in base64. FILE is complete or not there: it is written beside and renamed at the end.
+    With --bodies the edited body is taken where there is one, and an array's events get a line each. What is not JSON,
+    and CloudEvents, cannot be published from a file: they are left out, and counted.
+    """
+    from worker.commands.dead_letters.showing import is_redacted
+    from worker.export import Exporter
+    from worker.settings import load_settings
+
+    hidden = is_redacted(redact, load_settings())
+    if bodies and hidden:
+        raise click.UsageError(
+            "--bodies without metadata would be other events: add --no-redact, or leave out --bodies"
+        )
+    exporter = Exporter(bodies_only=bodies, is_redacted=hidden)
+    with _output(file) as output:
+        asyncio.run(_export(exporter, chosen, output))
+    click.echo(exporter.sentence(), err=True)
+    return EXIT_PARTLY if exporter.left_out else 0
+
+
+async def _export(exporter: "Exporter", chosen: "Filter", output: IO[bytes]) -> None:
+    from worker.commands.dead_letters.session import session
+    from worker.postgres.letter_reading import WHOLE_COLUMNS, plain
+    from worker.postgres.letter_table import count_letters, stream_letters
+
+    async with session("export", carries=False) as (connection, _):
+        bar = asyncio.create_task(_show_progress(exporter, await count_letters(connection, chosen)))
+        try:
+            async for row in stream_letters(connection, chosen, WHOLE_COLUMNS):
+                with _explained():
+                    output.writelines(exporter.lines(plain(row)))
+        finally:
+            bar.cancel()
+            await asyncio.gather(bar, return_exceptions=True)
+
+
+@contextmanager
+def _output(file: str) -> Iterator[IO[bytes]]:
+    if file == STANDARD_OUTPUT:
+        yield sys.stdout.buffer
+        return
+    path = Path(file)
+    if path.exists() and not path.is_file():  # a pipe or a device: nothing to rename
+        with _explained(), path.open("wb") as output:
+            yield output
+        return
+    unfinished = path.with_name(f"{path.name}.unfinished")
+    try:
+        with _explained(), unfinished.open("wb") as output:
+            yield output
+        with _explained():
+            unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UsageWorkerError(f"the export cannot be written: {error}") from error
+
+
+async def _show_progress(exporter: "Exporter", total: int) -> None:
+    """Draws until it is cancelled, on a terminal, and once it has taken a second."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        return
+    await asyncio.sleep(QUIET_SECONDS)
+    columns = (TextColumn("exporting"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task("exporting", total=total)
+        while True:
+            progress.update(task, completed=exporter.letters)
+            await asyncio.sleep(REFRESH_SECONDS)
