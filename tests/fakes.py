@@ -7,7 +7,7 @@ import asyncio
 import json
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from makers import ORGANIZATION, USER
@@ -247,7 +247,7 @@ class MemoryDatabase:
         for letter in add_up(letters):
             known = self.letters.get(letter.fingerprint)
             total = letter.occurrences + (known.occurrences if known else 0)
-            self.letters[letter.fingerprint] = replace(known or letter, occurrences=total)
+            self.letters[letter.fingerprint] = (known or letter)._replace(occurrences=total)
         self.batches.append(batch)
         self.signal.notify()
         return Written(stored, duplicates, Counter(letter.reason for letter in letters))

@@ -8,11 +8,12 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 from uuid import UUID
 
+import msgspec
 from usage_events.cloudevents import event_id
 from usage_events.contract import (
     CONTENT_TYPE_CLOUDEVENT,
@@ -36,14 +37,16 @@ HEADERS_CHARACTERS_MAX = 20_000
 _DEPTH_MAX = 12
 _INTEGER_BITS_MAX = 1024
 _UUID = re.compile(UUID_PATTERN)
+_ESCAPED_NUL = b"\\u0000"
+_ENVELOPES = (Media.CLOUDEVENT, Media.CLOUDEVENTS_BATCH)
+_PLAIN_INPUTS = (str, int, bool, type(None))
 
 
-@dataclass(slots=True, frozen=True)
-class DeadLetter:
-    """One refused body, as it stands in `ai_usage_dead_letters`; the JSON fields are text."""
+class DeadLetter(NamedTuple):
+    """One refused body, as it stands in `ai_usage_dead_letters`; the JSON fields are text, and so are the UUIDs."""
 
     fingerprint: bytes
-    event_id: UUID | None
+    event_id: str | None
     reason: Reason
     errors_json: str
     body: bytes
@@ -54,21 +57,32 @@ class DeadLetter:
     exchange: str
     routing_key: str
     queue: str
-    user_id: UUID | None
-    organization_id: UUID | None
+    user_id: str | None
+    organization_id: str | None
     model: str | None
     occurrences: int = 1
     first_seen: datetime | None = None  # where it is not seen for the first time now
 
 
-@dataclass(slots=True, frozen=True)
-class Identity:
+class Identity(NamedTuple):
     """What can be read of an event that was refused."""
 
-    event_id: UUID | None = None
-    user_id: UUID | None = None
-    organization_id: UUID | None = None
+    event_id: str | None = None
+    user_id: str | None = None
+    organization_id: str | None = None
     model: str | None = None
+
+
+class _Named(msgspec.Struct):
+    """What names a native event; anything may stand there."""
+
+    id: Any = None
+    user_id: Any = None
+    organization_id: Any = None
+    model: Any = None
+
+
+_NAMED = msgspec.json.Decoder(_Named)
 
 
 def fingerprint(content_type: str, body: bytes) -> bytes:
@@ -88,7 +102,7 @@ def letters_of_rejects(batch: Batch) -> list[DeadLetter]:
 def letter_of_event(origin: Origin, event: Event, refusal: Refusal) -> DeadLetter:
     """The letter of an accepted event that the database's state refuses."""
     delivery = origin.delivery
-    identity = Identity(UUID(bytes=event.id), UUID(bytes=event.user_id), UUID(bytes=event.organization_id), event.model)
+    identity = Identity(event.id.hex(), event.user_id.hex(), event.organization_id.hex(), event.model)
     return _letter(delivery, origin.place, event_text(delivery.body, origin.place), refusal, identity)
 
 
@@ -104,7 +118,15 @@ def refusal_of(reason: Reason, event: Event) -> Refusal:
 
 def errors_json(refusal: Refusal) -> str:
     """The errors of a refusal as they are kept: JSON text that the database can hold, each input shortened."""
-    return _json([_short(dict(error)) for error in refusal.errors[:ERRORS_MAX]])
+    errors = [_short(dict(error)) for error in refusal.errors[:ERRORS_MAX]]
+    if all(type(error["input"]) in _PLAIN_INPUTS for error in errors):
+        try:
+            text = msgspec.json.encode(errors)
+        except (UnicodeEncodeError, OverflowError):
+            return _json(errors)  # a lone surrogate, a long integer
+        if _ESCAPED_NUL not in text:
+            return text.decode()
+    return _json(errors)
 
 
 def add_up(letters: Iterable[DeadLetter]) -> list[DeadLetter]:
@@ -113,7 +135,7 @@ def add_up(letters: Iterable[DeadLetter]) -> list[DeadLetter]:
     for letter in letters:
         known = found.get(letter.fingerprint)
         found[letter.fingerprint] = (
-            letter if known is None else replace(letter, occurrences=known.occurrences + letter.occurrences)
+            letter if known is None else letter._replace(occurrences=known.occurrences + letter.occurrences)
         )
     return [found[key] for key in sorted(found)]
 
@@ -131,9 +153,9 @@ def _letter(delivery: Delivery, place: int, body: bytes, refusal: Refusal, ident
         headers_json=_headers(properties.headers),
         app_id=_optional(properties.app_id),
         amqp_user=_optional(properties.user_id),
-        exchange=storable(delivery.exchange),
-        routing_key=storable(delivery.routing_key),
-        queue=storable(delivery.queue),
+        exchange=_storable_name(delivery.exchange),
+        routing_key=_storable_name(delivery.routing_key),
+        queue=_storable_name(delivery.queue),
         user_id=identity.user_id,
         organization_id=identity.organization_id,
         model=_optional(identity.model),
@@ -152,25 +174,39 @@ def _content_type(given: str | None, place: int) -> str:
 def _identity(delivery: Delivery, reject: Reject) -> Identity:
     if reject.place == WHOLE_MESSAGE:
         return Identity()
-    value, _ = parse(reject.body)
-    if not isinstance(value, dict):
-        return Identity()
     media = media_of(delivery.properties.content_type, None)
-    if media in (Media.CLOUDEVENT, Media.CLOUDEVENTS_BATCH):
-        data = value.get("data")
-        identifier, source = value.get("id"), value.get("source")
-        if isinstance(identifier, str) and isinstance(source, str) and identifier and source:
-            identifier = event_id(_encodable(identifier), _encodable(source))
-        fields = data if isinstance(data, dict) else {}
-    else:
-        fields, identifier = value, value.get("id")
-    model = fields.get("model")
+    named = _named_in_envelope(reject.body) if media in _ENVELOPES else _named(reject.body)
     return Identity(
-        _uuid(identifier),
-        _uuid(fields.get("user_id")),
-        _uuid(fields.get("organization_id")),
-        model[:MODEL_CHARACTERS_MAX] if isinstance(model, str) else None,
+        _uuid(named.id),
+        _uuid(named.user_id),
+        _uuid(named.organization_id),
+        named.model[:MODEL_CHARACTERS_MAX] if isinstance(named.model, str) else None,
     )
+
+
+def _named(text: bytes) -> _Named:
+    try:
+        return _NAMED.decode(text)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return _named_of(parse(text)[0])  # slow, and takes lone surrogates and the longest numbers
+
+
+def _named_in_envelope(text: bytes) -> _Named:
+    envelope, _ = parse(text)
+    if not isinstance(envelope, dict):
+        return _Named()
+    named = _named_of(envelope.get("data"))
+    identifier, source = envelope.get("id"), envelope.get("source")
+    if isinstance(identifier, str) and isinstance(source, str) and identifier and source:
+        identifier = event_id(_encodable(identifier), _encodable(source))
+    named.id = identifier
+    return named
+
+
+def _named_of(value: Any) -> _Named:
+    if not isinstance(value, dict):
+        return _Named()
+    return _Named(*(value.get(name) for name in _Named.__struct_fields__))
 
 
 def _encodable(text: str) -> str:
@@ -178,12 +214,18 @@ def _encodable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def _uuid(value: Any) -> UUID | None:
-    return UUID(value) if isinstance(value, str) and _UUID.fullmatch(value) else None
+def _uuid(value: Any) -> str | None:
+    return value if isinstance(value, str) and _UUID.fullmatch(value) else None
 
 
 def _optional(text: str | None) -> str | None:
-    return None if text is None else storable(text)
+    return None if text is None else _storable_name(text)
+
+
+@lru_cache(maxsize=4096)
+def _storable_name(text: str) -> str:
+    """Names are short, few, and come again."""
+    return storable(text)
 
 
 def storable(text: str) -> str:
@@ -204,6 +246,8 @@ def _headers(headers: Mapping[str, Any]) -> str:
 
 def _short(error: dict[str, Any]) -> dict[str, Any]:
     given = error["input"]
+    if type(given) is int and given.bit_length() < _INTEGER_BITS_MAX:
+        return error
     text = given if isinstance(given, str) else _json(given)
     if len(text) > INPUT_CHARACTERS_MAX:
         error["input"] = f"{text[:INPUT_CHARACTERS_MAX]}… ({len(text)} characters)"

@@ -45,6 +45,37 @@ _KNOWN_NAMES = (*EventData.__annotations__, "id", "created_at")
 _WANTED_COST = "must be a number, or a string in JSON's grammar of numbers"
 
 
+_Get = Callable[[str], Any]
+_Rule = Callable[[_Get, bytes], object]
+
+
+def _text_rule(name: str) -> _Rule:
+    return lambda get, _: check_storable(get(name) or "", name)
+
+
+def _metadata_rule(get: _Get, metadata_text: bytes) -> None:
+    if get("request_metadata") is not None:
+        storable_metadata(get("request_metadata"), metadata_text)
+
+
+def _cost_rule(get: _Get, _: bytes) -> None:
+    if get("estimated_cost_usd") is not None:
+        cost_micro_usd(get("estimated_cost_usd"))
+
+
+def _tokens_rule(get: _Get, _: bytes) -> None:
+    settle_tokens(*map(get, _TOKEN_FIELDS))
+
+
+# Each is asked where the schema has passed the fields that it reads.
+_RULES: tuple[tuple[tuple[str, ...], _Rule], ...] = (
+    *(((name,), _text_rule(name)) for name in _TEXT_FIELDS),
+    (("request_metadata",), _metadata_rule),
+    (("estimated_cost_usd",), _cost_rule),
+    (_TOKEN_FIELDS, _tokens_rule),
+)
+
+
 class Form(Enum):
     """How one event is written."""
 
@@ -132,6 +163,8 @@ def _schema_errors(parts: _Parts, value: dict[str, Any]) -> list[FieldError]:
 
 def _readable_names(fields: dict[str, Any], prefix: str) -> tuple[dict[str, Any], list[FieldError]]:
     """The fields without those that have a lone surrogate in their name: at one pydantic gives up on all the others."""
+    if "".join(fields).isascii():
+        return fields, []
     readable: dict[str, Any] = {}
     unknown: list[FieldError] = []
     for name, value in fields.items():
@@ -170,28 +203,17 @@ def _broken_rules(
     parts: _Parts, value: dict[str, Any], metadata_text: bytes, window: Window, wrong: set[str]
 ) -> list[RuleError]:
     """The rules that are broken by the fields that the schema has passed."""
-    broken: list[RuleError] = []
+    broken: list[RuleError] = cloudevents.attribute_errors(value) if parts.prefix else []
     data = value.get("data") if parts.prefix else value
-    fields: dict[str, Any] = data if isinstance(data, dict) else {}
-
-    def check(rule: Callable[[], object], *names: str) -> None:
-        if not any(parts.prefix + name in wrong for name in names):
-            try:
-                rule()
-            except RuleError as error:
-                broken.append(RuleError(error.reason, parts.prefix + error.field, error.message))
-
-    if parts.prefix:
-        broken += cloudevents.attribute_errors(value)
     if isinstance(data, dict):
-        for name in _TEXT_FIELDS:
-            if fields.get(name) is not None:
-                check(lambda name=name: check_storable(fields[name], name), name)  # type: ignore[misc]
-        if fields.get("request_metadata") is not None:
-            check(lambda: storable_metadata(fields["request_metadata"], metadata_text), "request_metadata")
-        if fields.get("estimated_cost_usd") is not None:
-            check(lambda: cost_micro_usd(fields["estimated_cost_usd"]), "estimated_cost_usd")
-        check(lambda: settle_tokens(*(fields.get(name) for name in _TOKEN_FIELDS)), *_TOKEN_FIELDS)
+        for names, rule in _RULES:
+            if parts.prefix:
+                names = tuple(parts.prefix + name for name in names)  # noqa: PLW2901 - as `wrong` has them
+            if wrong.isdisjoint(names):
+                try:
+                    rule(data.get, metadata_text)
+                except RuleError as error:
+                    broken.append(RuleError(error.reason, parts.prefix + error.field, error.message))
     if parts.time_field not in wrong:
         try:
             check_time(epoch_us(value[parts.time_field]), window)

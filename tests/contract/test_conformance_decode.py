@@ -58,7 +58,7 @@ def letters_of(case: Case) -> list[Letter]:
         Letter(
             letter.reason,
             tuple(sorted({error["field"] for error in json.loads(letter.errors_json)})),
-            letter.event_id,
+            UUID(letter.event_id) if letter.event_id else None,
             letter.content_type,
             letter.body,
         )

@@ -193,7 +193,7 @@ def test_identity_of_a_native_event() -> None:
     """Ids and model are read where they are readable, whatever else is wrong."""
     (letter,) = rejected(body_of(id=EVENT_ID, model="m-1", input_tokens=-1))
     identity = (letter.event_id, letter.user_id, letter.organization_id, letter.model)
-    assert (letter.reason, identity) == (Reason.INVALID, (UUID(EVENT_ID), USER, ORGANIZATION, "m-1"))
+    assert (letter.reason, identity) == (Reason.INVALID, (EVENT_ID, str(USER), str(ORGANIZATION), "m-1"))
 
 
 def test_identity_of_cloudevents() -> None:
@@ -207,8 +207,10 @@ def test_identity_of_cloudevents() -> None:
         [*rejected(bodies[0], CLOUDEVENT), *rejected(bodies[1], CLOUDEVENT)],
         rejected(array_of(bodies), CLOUDEVENTS),
     ):
-        assert [letter.event_id for letter in letters] == [UUID(EVENT_ID), UUID(event_id("call-7", "/s"))]
-        assert [(letter.user_id, letter.organization_id, letter.model) for letter in letters] == [(USER, None, "m")] * 2
+        assert [letter.event_id for letter in letters] == [EVENT_ID, event_id("call-7", "/s")]
+        assert [(letter.user_id, letter.organization_id, letter.model) for letter in letters] == [
+            (str(USER), None, "m")
+        ] * 2
         assert {letter.content_type for letter in letters} == {CLOUDEVENT}, "a piece of a batch is a single one"
         assert [letter.body for letter in letters] == bodies
 
@@ -251,9 +253,9 @@ def test_letter_of_an_accepted_event() -> None:
     entry = entry_of(array_of(bodies), properties=PlainProperties(app_id="app", user_id="amqp"), routing_key="usage.x")
     event: Event = entry.decoded.events[1]
     letter = letter_of_event(Origin(entry.delivery, 1), event, Refusal(Reason.UNKNOWN_USER, []))
-    assert (letter.body, letter.event_id, letter.model) == (bodies[1], UUID(EVENT_ID), "m-2")
+    assert (letter.body, UUID(letter.event_id), letter.model) == (bodies[1], UUID(EVENT_ID), "m-2")
     assert (letter.reason, letter.app_id, letter.amqp_user) == (Reason.UNKNOWN_USER, "app", "amqp")
-    assert (letter.routing_key, letter.occurrences, letter.user_id) == ("usage.x", 1, USER)
+    assert (letter.routing_key, letter.occurrences, letter.user_id) == ("usage.x", 1, USER.hex)
 
 
 def test_whole_message_rejects_are_letters_too() -> None:
@@ -275,4 +277,4 @@ def test_a_cloudevents_letter_has_the_id_of_its_row_whatever_its_text_holds() ->
     batch = Batch(0.0)
     batch.add(Entry(delivery, decoded))
     (letter,) = letters_of_rejects(batch)
-    assert letter.event_id == id_for("s", "a\x00b")
+    assert letter.event_id == str(id_for("s", "a\x00b"))

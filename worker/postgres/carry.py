@@ -5,7 +5,7 @@ overtaken, and reaches no other consumer of the exchange.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from types import MappingProxyType
@@ -161,7 +161,7 @@ def _letters_of_refusals(case: _Case) -> list[DeadLetter]:
     batch.add(Entry(case.letter.delivery, case.decoded))
     letters = letters_of_rejects(batch)
     letters += [letter_of_event(origin, event, refusal) for origin, event, refusal in case.refused]
-    return [replace(letter, first_seen=case.letter.first_seen) for letter in letters]
+    return [letter._replace(first_seen=case.letter.first_seen) for letter in letters]
 
 
 async def _settle(

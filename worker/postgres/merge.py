@@ -89,12 +89,16 @@ GROUP BY outcome
 # after it, on rows that are locked. A letter from the dead queue was never read: what it is about is known only when
 # its body comes again and is.
 _RECORD = f"""
-INSERT INTO ai_usage_dead_letters AS l ({", ".join(name for name, _ in _LETTER_COLUMNS)})
-SELECT {", ".join(name for name, _ in _LETTER_COLUMNS)} FROM {_LETTER_STAGE} ORDER BY fingerprint
-ON CONFLICT (fingerprint) DO UPDATE
-SET occurrences = l.occurrences + excluded.occurrences,
-    last_seen = greatest(l.last_seen, excluded.last_seen),
-    worker = excluded.worker
+WITH recorded AS (
+    INSERT INTO ai_usage_dead_letters AS l ({", ".join(name for name, _ in _LETTER_COLUMNS)})
+    SELECT {", ".join(name for name, _ in _LETTER_COLUMNS)} FROM {_LETTER_STAGE} ORDER BY fingerprint
+    ON CONFLICT (fingerprint) DO UPDATE
+    SET occurrences = l.occurrences + excluded.occurrences,
+        last_seen = greatest(l.last_seen, excluded.last_seen),
+        worker = excluded.worker
+    RETURNING l.occurrences
+)
+SELECT sum(occurrences) FROM recorded
 """  # noqa: S608 - names of this module only
 
 _REOPEN = f"""
@@ -178,8 +182,9 @@ async def record(
     await connection.copy_records_to_table(
         _LETTER_STAGE, records=records, columns=[name for name, _ in _LETTER_COLUMNS]
     )
-    await connection.execute(_RECORD)
-    await connection.execute(_REOPEN)
+    # More occurrences than are new: some of these bodies have come before.
+    if await connection.fetchval(_RECORD) != sum(letter.occurrences for letter in letters):
+        await connection.execute(_REOPEN)
 
 
 async def _classify(connection: asyncpg.Connection) -> tuple[int, dict[int, Reason], int]:

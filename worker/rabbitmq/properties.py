@@ -6,7 +6,6 @@ producer sets may stop a worker: text that is not UTF-8 comes with escapes, an u
 
 import struct
 from collections.abc import Mapping
-from functools import cached_property
 from typing import Any
 
 from pamqp import decode
@@ -25,10 +24,13 @@ _TIMESTAMP = 1 << 6
 _TYPE = 1 << 5
 _USER_ID = 1 << 4
 _APP_ID = 1 << 3
+_BEHIND_HEADERS = (*_TEXTS, _TIMESTAMP, _TYPE, _USER_ID, _APP_ID)
 
 
 class RawProperties:
     """Properties as the flags and values of a content header frame."""
+
+    __slots__ = ("_flags", "_position", "_raw", "content_encoding", "content_type")
 
     def __init__(self, raw: bytes) -> None:
         self._raw = raw
@@ -44,59 +46,61 @@ class RawProperties:
             end = position + 1 + raw[position]
             self.content_encoding = raw[position + 1 : end].decode("utf-8", "backslashreplace")
             position = end
-        self._is_unreadable = False
         self._flags = flags
         self._position = position
 
-    @cached_property
+    @property
     def headers(self) -> Mapping[str, Any]:
-        """The table of headers."""
-        if not self._flags & _HEADERS:
-            return {}
-        table = self._raw[self._position : self._after_headers]
-        try:
-            return decode.field_table(table)[1]
-        except Exception:  # noqa: BLE001 - the library raises whatever a producer's bytes make it raise
-            self._is_unreadable = True
-            return {"unreadable": table[4:].hex()}
+        """The table of headers; its bytes, where it is none."""
+        headers = self._read_headers()
+        return (
+            {"unreadable": self._raw[self._position + 4 : self._after_headers()].hex()} if headers is None else headers
+        )
 
     @property
     def app_id(self) -> str | None:
         """The producer, as it says itself."""
-        return self._rest.get(_APP_ID)
+        return self._short_text(_APP_ID)
 
     @property
     def user_id(self) -> str | None:
         """The producer's user, validated by the broker where it is set."""
-        return self._rest.get(_USER_ID)
+        return self._short_text(_USER_ID)
 
     @property
     def delivery_count(self) -> int:
         """How often a quorum queue has handed the message out before; suspicious where the table cannot be read."""
-        if self.headers and self._is_unreadable:
-            return SUSPECT_DELIVERY_COUNT
-        count = self.headers.get(DELIVERY_COUNT_HEADER, 0)
+        headers = self._read_headers()
+        count = SUSPECT_DELIVERY_COUNT if headers is None else headers.get(DELIVERY_COUNT_HEADER, 0)
         return count if isinstance(count, int) else 0
 
-    @cached_property
+    def _read_headers(self) -> Mapping[str, Any] | None:
+        if not self._flags & _HEADERS:
+            return {}
+        try:
+            return decode.field_table(self._raw[self._position : self._after_headers()])[1]
+        except Exception:  # noqa: BLE001 - the library raises whatever a producer's bytes make it raise
+            return None
+
     def _after_headers(self) -> int:
         if not self._flags & _HEADERS:
             return self._position
         (length,) = struct.unpack_from(">I", self._raw, self._position)
         return self._position + 4 + int(length)
 
-    @cached_property
-    def _rest(self) -> dict[int, str]:
-        """The short texts behind the headers, by their flag."""
-        found: dict[int, str] = {}
-        position = self._after_headers + sum(1 for flag in _OCTETS if self._flags & flag)
-        for flag in (*_TEXTS, _TIMESTAMP, _TYPE, _USER_ID, _APP_ID):
+    def _short_text(self, wanted: int) -> str | None:
+        """One of the short texts behind the headers, by its flag."""
+        if not self._flags & wanted:
+            return None
+        position = self._after_headers() + sum(1 for flag in _OCTETS if self._flags & flag)
+        for flag in _BEHIND_HEADERS:
             if not self._flags & flag:
                 continue
             if flag == _TIMESTAMP:
                 position += 8
                 continue
             end = position + 1 + self._raw[position]
-            found[flag] = self._raw[position + 1 : end].decode("utf-8", "backslashreplace")
+            if flag == wanted:
+                return self._raw[position + 1 : end].decode("utf-8", "backslashreplace")
             position = end
-        return found
+        return None
