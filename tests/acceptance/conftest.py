@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from batches import host
+from desk import Desk
 from harness import System
 from harness.worker import COMMAND
 
@@ -42,3 +44,10 @@ async def migrate(dsn: str) -> None:
     )
     output, _ = await process.communicate()
     assert process.returncode == 0, output.decode()
+
+
+@pytest.fixture
+async def desk(migrated_dsn: str) -> AsyncIterator[Desk]:
+    """See `Desk`; the user and the organization of `event` exist."""
+    async with host(migrated_dsn) as database:
+        yield Desk(migrated_dsn, database)

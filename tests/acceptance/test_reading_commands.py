@@ -5,79 +5,19 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
-import asyncpg
 import pytest
-from batches import host
+from desk import Desk
 from harness import event
 from harness.worker import COMMAND
-from usage_events.rules import Window
 
-from worker.batch import Batch, Entry
 from worker.commands.dead_letters import COMMANDS
-from worker.decode import decode
-from worker.delivery import Delivery, PlainProperties
-from worker.postgres.store import PostgresStore
 
 HEAVY = ("asyncpg", "pydantic", "rich", "structlog", "usage_events", "worker.settings")
-ANY_TIME = Window(-(2**62), 2**62)
 SECRET = "ada@example.com"
-
-
-class Desk:
-    """A database with letters, and the commands on it."""
-
-    def __init__(self, dsn: str, database: asyncpg.Connection) -> None:
-        self.dsn = dsn
-        self.database = database
-
-    async def refuse(self, *bodies: Mapping[str, Any] | bytes, producer: str = "billing") -> None:
-        """The worker gets these, each in a message of this producer's; what it refuses becomes a letter."""
-        batch = Batch(0.0)
-        properties = PlainProperties(content_type=None, app_id=producer, user_id=None, headers={"try": 1})
-        for tag, body in enumerate(bodies):
-            raw = body if isinstance(body, bytes) else json.dumps(body).encode()
-            batch.add(Entry(Delivery(tag, 1, raw, properties=properties), decode(raw, None, None, ANY_TIME)))
-        store = PostgresStore(self.dsn, "public", worker="refuser")
-        try:
-            await store.write(batch)
-        finally:
-            await store.close()
-
-    def run(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        """A command, run to its end; standard input is no terminal."""
-        given = {name: value for name, value in os.environ.items() if not name.startswith("USAGE_")}
-        return subprocess.run(
-            [COMMAND, "dead-letters", *arguments],
-            env=given | {"USAGE_POSTGRES_DSN": self.dsn} | environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-
-    def json(self, *arguments: str, **environment: str) -> list[dict[str, Any]]:
-        """What a command that ends well prints, a line each."""
-        done = self.run(*arguments, "--json", **environment)
-        assert (done.returncode, done.stderr) == (0, "")
-        return [json.loads(line) for line in done.stdout.splitlines()]
-
-    async def contents(self) -> list[Any]:
-        """All that stands in the tables."""
-        tables = ("ai_usage_logs", "ai_usage_dead_letters", "ai_usage_dead_letter_actions")
-        return [await self.database.fetch(f"SELECT t::text FROM {table} t ORDER BY 1") for table in tables]
-
-
-@pytest.fixture
-async def desk(migrated_dsn: str) -> AsyncIterator[Desk]:
-    """See `Desk`; the user and the organization of `event` exist."""
-    async with host(migrated_dsn) as database:
-        yield Desk(migrated_dsn, database)
 
 
 def misnamed(count: int, **changes: Any) -> list[dict[str, Any]]:

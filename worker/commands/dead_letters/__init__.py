@@ -12,6 +12,9 @@ COMMANDS: dict[str, str] = {
     "export": "Write letters to a file.",
     "try": "Would today's code and data take these letters? Nothing is changed.",
     "replay": "Store the events of letters, and settle the letters.",
+    "discard": "Settle letters without storing their events.",
+    "reopen": "Open discarded letters again.",
+    "note": "Add a remark to a letter's history.",
 }
 EXAMPLE = """
 \b

@@ -32,6 +32,7 @@ REASONS = (
     "delivery_limit",
 )
 ANY_STATUS = "any"
+WORDS_CHARACTERS_MAX = 2000  # of a note
 STATUSES = ("open", "recovered", "discarded", ANY_STATUS)
 
 _FILTER_NAMES = (
@@ -76,6 +77,18 @@ def check_text(ctx: click.Context, param: click.Parameter, value: str | None) ->
         return None if value is None else value.encode().decode()
     except UnicodeEncodeError as error:
         raise click.BadParameter(f"{value!r} is not UTF-8", ctx, param) from error
+
+
+def check_words(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    """The callback of a text for people: not blank, and short enough to be shown in a table."""
+    text = check_text(ctx, param, value)
+    if text is None:
+        return None
+    if not text.strip():
+        raise click.BadParameter("is blank: say it in a few words", ctx, param)
+    if len(text) > WORDS_CHARACTERS_MAX:
+        raise click.BadParameter(f"{len(text):,} characters; the limit is {WORDS_CHARACTERS_MAX:,}", ctx, param)
+    return text.strip()
 
 
 def filter_options_with(*, status: str = "open", limit: int | None = None) -> Callable[[Command], Command]:
