@@ -47,10 +47,14 @@ class Order(NamedTuple):
 
 
 class Lot(NamedTuple):
-    """What one transaction did: how many letters it took, and those that it could not, since others work on them."""
+    """What one transaction did: how many letters it took, and those that it could not, since others work on them.
+
+    `body_bytes` are those that it removed.
+    """
 
     done: int
     busy: list[UUID]
+    body_bytes: int = 0
 
 
 # Statement and history are one, so no letter can have the one without the other.

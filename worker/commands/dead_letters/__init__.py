@@ -15,6 +15,7 @@ COMMANDS: dict[str, str] = {
     "discard": "Settle letters without storing their events.",
     "reopen": "Open discarded letters again.",
     "note": "Add a remark to a letter's history.",
+    "purge": "Remove letters that were settled long ago.",
 }
 EXAMPLE = """
 \b

@@ -1,13 +1,18 @@
 """What commands that change many letters have in common: the first Ctrl-C ends them in order, a bar shows how far."""
 
 import asyncio
+import json
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+if TYPE_CHECKING:
+    from worker.postgres.letter_settling import Lot
 
 EXIT_PARTLY = 3
 QUIET_SECONDS = 1.0
@@ -21,7 +26,10 @@ class Work:
         self.what = what
         self.total = total
         self.done = 0
+        self.busy = 0
+        self.body_bytes = 0
         self.is_stopped = False
+        self.has_failed = False
 
     def stop(self) -> None:
         """End soon."""
@@ -47,11 +55,51 @@ async def working(what: str, total: int) -> AsyncIterator[Work]:
         yield work
     except asyncio.CancelledError:
         raise click.Abort from None
+    except BaseException:
+        work.has_failed = True
+        raise
     finally:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.remove_signal_handler(number)
         bar.cancel()
         await asyncio.gather(bar, return_exceptions=True)
+
+
+async def take_all(lots: AsyncIterator["Lot"], *, doing: str, past: str, total: int, as_json: bool) -> int:
+    """Take lot after lot, and say what became of them, also where it fails; the exit status."""
+    work = Work(doing, total)
+    try:
+        async with working(doing, total) as work:
+            async for lot in lots:
+                work.done += lot.done
+                work.busy += len(lot.busy)
+                work.body_bytes += lot.body_bytes
+                if work.is_stopped:
+                    break
+    finally:
+        if as_json:
+            click.echo(json.dumps(_facts(work, past)))
+        else:
+            click.echo("\n".join(_lines(work, past)))
+    return EXIT_PARTLY if work.busy or work.is_stopped else 0
+
+
+def _facts(work: Work, past: str) -> dict[str, Any]:
+    facts = {past: work.done, "chosen": work.total, "busy": work.busy, "stopped": work.is_stopped}
+    return facts | {"body_bytes": work.body_bytes} if work.body_bytes else facts
+
+
+def _lines(work: Work, past: str) -> Iterator[str]:
+    space = f": {size_text(work.body_bytes)} of bodies" if work.body_bytes else ""
+    yield f"{past} {plural(work.done)}{'' if work.done == work.total else f' of {work.total:,}'}{space}"
+    if work.is_stopped:
+        yield "stopped: nothing is half done; run this again to go on"
+    elif work.has_failed:
+        yield "ended early: nothing is half done; run this again to go on"
+    elif work.busy:
+        yield f"{work.busy:,} were in other hands all the time; run this again"
+    elif work.done < work.total:
+        yield "the others were changed by somebody else meanwhile"
 
 
 async def _show(work: Work) -> None:
@@ -71,3 +119,15 @@ async def _show(work: Work) -> None:
 def plural(count: int, noun: str = "letter") -> str:
     """`1 letter`, `2,000 letters`."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def size_text(count: int) -> str:
+    """A number of bytes: `512 bytes`, `9.1 MB`."""
+    size = float(count)
+    if size < 1000:  # noqa: PLR2004 - the factor of SI's prefixes
+        return f"{count} bytes"
+    for unit in ("kB", "MB", "GB"):
+        size /= 1000
+        if size < 1000:  # noqa: PLR2004 - as above
+            return f"{size:.1f} {unit}"
+    return f"{size / 1000:.1f} TB"

@@ -157,7 +157,7 @@ who_option = click.option(
 )
 
 
-def confirm_bulk(count: int, *, yes: bool, action: str = "change") -> None:
+def confirm_bulk(count: int, *, yes: bool, action: str = "change", more: str = "") -> None:
     """Say how many letters would be touched, and ask; `--yes` skips the question.
 
     Raises:
@@ -166,7 +166,7 @@ def confirm_bulk(count: int, *, yes: bool, action: str = "change") -> None:
     """
     if yes or count == 0:
         return
-    letters = f"{count:,} letter{'' if count == 1 else 's'}"
+    letters = f"{count:,} letter{'' if count == 1 else 's'}{more}"
     if not sys.stdin.isatty():
         raise click.UsageError(f"this would {action} {letters}, and there is no terminal to ask on: add --yes")
     click.confirm(f"This would {action} {letters}. Go on?", abort=True, err=True)
