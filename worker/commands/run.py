@@ -1,10 +1,12 @@
 """`usage-worker run`: the worker."""
 
+import gc
 import signal
 import sys
 
 import click
 
+GARBAGE_OBJECTS_MIN = 200_000  # made and not freed, between two looks for cycles
 EXAMPLE = """
 \b
 Example:
@@ -49,7 +51,15 @@ def command() -> int:
 
     settings = load_settings()
     configure_logs(settings.log_level, settings.log_format)
+    _collect_garbage_rarely()
     return uvloop.run(run(settings))
+
+
+def _collect_garbage_rarely() -> None:
+    """Tens of thousands of held events, none of them in a cycle, were walked again and again: a quarter of the time."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(GARBAGE_OBJECTS_MIN, 10, 10)
 
 
 def _leave(_: int, __: object) -> None:

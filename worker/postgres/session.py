@@ -27,7 +27,6 @@ PINS = {
     "enable_hashjoin": "off",
     "enable_mergejoin": "off",
     "jit": "off",
-    "plan_cache_mode": "force_custom_plan",
 }
 
 # The connection is gone or unusable, whatever the library calls it.
