@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Coroutine, Sequence
 from functools import lru_cache, partial
+from time import monotonic
 from typing import Any
 
 import aio_pika
@@ -164,7 +165,7 @@ class RabbitSource:
                 transport.abort()
 
     def _on_delivery(self, generation: int, raw: RawDelivery) -> None:
-        self._delivered_at = asyncio.get_running_loop().time()
+        self._delivered_at = monotonic()  # asking for the running loop is a system call in CPython 3.11
         properties = RawProperties(raw.properties)
         delivery = Delivery(
             raw.tag,
@@ -182,7 +183,7 @@ class RabbitSource:
     async def _consume(self, prefetch: int) -> None:
         channel = self._require_channel()
         await channel.basic_qos(prefetch_count=prefetch, timeout=CALL_SECONDS_MAX)
-        self._delivered_at = asyncio.get_running_loop().time()
+        self._delivered_at = monotonic()
         answer = await channel.basic_consume(self.queue, _never_called, timeout=CALL_SECONDS_MAX)
         self._consumer_tag = answer.consumer_tag
 
@@ -215,7 +216,7 @@ class RabbitSource:
 
     async def _is_deaf(self) -> bool:
         """Are there messages for us that do not come? Other clients have been found so after reconnects."""
-        idle = asyncio.get_running_loop().time() - self._delivered_at
+        idle = monotonic() - self._delivered_at
         held = self._receiver.held() if self._receiver is not None else 0
         if idle < IDLE_SECONDS_MAX or self._consumer_tag is None or held:
             return False
