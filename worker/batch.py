@@ -3,7 +3,7 @@
 Pure: time is passed in. A message is never split over batches: it is acknowledged whole.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
@@ -27,11 +27,18 @@ class Trigger(StrEnum):
     STOP = "stop"
 
 
-class Entry(NamedTuple):
-    """A delivery and what was decoded from it."""
+@dataclass(slots=True, eq=False)
+class Entry:
+    """A delivery and what was decoded from it. `events` counts rejects too: each becomes a row."""
 
     delivery: Delivery
     decoded: Decoded
+    events: int = field(init=False)
+    body_bytes: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.events = len(self.decoded.events) + len(self.decoded.rejects)
+        self.body_bytes = len(self.delivery.body)
 
 
 class Origin(NamedTuple):
@@ -54,8 +61,8 @@ class Batch:
     def add(self, entry: Entry) -> None:
         """Take a message in."""
         self.entries.append(entry)
-        self.events += len(entry.decoded.events) + len(entry.decoded.rejects)
-        self.body_bytes += entry.delivery.body_bytes
+        self.events += entry.events
+        self.body_bytes += entry.body_bytes
 
     def accepted(self) -> list[Event]:
         """All events of the batch, in the order in which they were delivered."""
@@ -63,9 +70,9 @@ class Batch:
 
     def origins(self) -> Iterator[Origin]:
         """Where each of `accepted()` comes from, in the same order."""
-        for delivery, decoded in self.entries:
-            for place in decoded.places:
-                yield Origin(delivery, place)
+        for entry in self.entries:
+            for place in entry.decoded.places:
+                yield Origin(entry.delivery, place)
 
     def only_generation(self, generation: int) -> "Batch":
         """The batch without deliveries of dead channels, which the broker hands out again."""
@@ -93,49 +100,52 @@ class Batcher:
         self._age_seconds_max = age_seconds_max
         self._open: Batch | None = None
 
-    def add(self, entry: Entry, now: float) -> list[Batch]:
+    def add(self, entry: Entry, now: float) -> Sequence[Batch]:
         """Take a message in; the batches that this closed, in order."""
-        closed: list[Batch] = []
         alone = entry.delivery.delivery_count >= SUSPECT_DELIVERY_COUNT
         overflow = self._overflow(entry)
-        if alone or overflow:
-            closed += self._close(overflow or Trigger.ALONE)
-        if self._open is None:
-            self._open = Batch(now)
-        self._open.add(entry)
+        before = self._close(overflow or Trigger.ALONE) if alone or overflow else ()
+        batch = self._open
+        if batch is None:
+            batch = self._open = Batch(now)
+        batch.add(entry)
+        full: Trigger | None = None
         if alone:
-            closed += self._close(Trigger.ALONE)
-        elif self._open.events >= self._events_max:
-            closed += self._close(Trigger.EVENTS)
-        elif self._open.body_bytes >= self._body_bytes_max:
-            closed += self._close(Trigger.BYTES)
-        return closed
+            full = Trigger.ALONE
+        elif batch.events >= self._events_max:
+            full = Trigger.EVENTS
+        elif batch.body_bytes >= self._body_bytes_max:
+            full = Trigger.BYTES
+        if full is None:
+            return before
+        return (*before, *self._close(full))
 
     def due_at(self) -> float | None:
         """When the open batch has to be written; `None` where there is none."""
         return None if self._open is None else self._open.opened_at + self._age_seconds_max
 
-    def poll(self, now: float) -> list[Batch]:
+    def poll(self, now: float) -> Sequence[Batch]:
         """The open batch, where it is due."""
         due_at = self.due_at()
-        return self._close(Trigger.AGE) if due_at is not None and now >= due_at else []
+        return self._close(Trigger.AGE) if due_at is not None and now >= due_at else ()
 
-    def flush(self, trigger: Trigger) -> list[Batch]:
+    def flush(self, trigger: Trigger) -> Sequence[Batch]:
         """The open batch, whatever it holds."""
         return self._close(trigger)
 
     def _overflow(self, entry: Entry) -> Trigger | None:
-        if self._open is None:
+        batch = self._open
+        if batch is None:
             return None
-        if self._open.events + len(entry.decoded.events) + len(entry.decoded.rejects) > self._events_max:
+        if batch.events + entry.events > self._events_max:
             return Trigger.EVENTS
-        if self._open.body_bytes + entry.delivery.body_bytes > self._body_bytes_max:
+        if batch.body_bytes + entry.body_bytes > self._body_bytes_max:
             return Trigger.BYTES
         return None
 
-    def _close(self, trigger: Trigger) -> list[Batch]:
+    def _close(self, trigger: Trigger) -> Sequence[Batch]:
         batch, self._open = self._open, None
         if batch is None:
-            return []
+            return ()
         batch.trigger = trigger
-        return [batch]
+        return (batch,)

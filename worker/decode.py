@@ -4,10 +4,10 @@ The fast path lets pydantic's core validate the whole message at once. Whatever 
 element, with care, by the producers' own rules (`usage_events.judge`), so both paths know one contract.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import Enum
 from functools import lru_cache
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import msgspec
 from pydantic import TypeAdapter, ValidationError
@@ -34,6 +34,7 @@ _ENCODINGS = ("", "utf-8", "identity")
 _CHARSETS = ("utf-8", "utf8")
 _ESCAPED_NUL = b"\\u0000"
 WHOLE_MESSAGE = -1
+_ONLY_PLACE = (0,)
 
 
 class Media(Enum):
@@ -55,9 +56,9 @@ class Reject(NamedTuple):
 class Decoded(NamedTuple):
     """What a message holds. `places` tells the place of each event in its message."""
 
-    events: list[Event]
-    places: list[int] | range
-    rejects: list[Reject]
+    events: Sequence[Event]
+    places: Sequence[int]
+    rejects: Sequence[Reject]
 
 
 class _Slice(msgspec.Struct):
@@ -74,20 +75,24 @@ class _Path(NamedTuple):
     """The tools for one form of event."""
 
     form: Form
-    one: TypeAdapter[Any]
-    many: TypeAdapter[Any]
-    slice_one: msgspec.json.Decoder[Any]
-    slice_many: msgspec.json.Decoder[Any]
+    validate_one: Callable[[bytes], Any]
+    validate_many: Callable[[bytes], Any]
+    slice_one: Callable[[bytes], Any]
+    slice_many: Callable[[bytes], Any]
 
 
-_NATIVE = _Path(Form.NATIVE, WIRE_EVENT, WIRE_EVENTS, msgspec.json.Decoder(_Slice), msgspec.json.Decoder(list[_Slice]))
-_CLOUDEVENT = _Path(
-    Form.CLOUDEVENT,
-    cloudevents.CLOUD_EVENT,
-    cloudevents.CLOUD_EVENTS,
-    msgspec.json.Decoder(_EnvelopeSlice),
-    msgspec.json.Decoder(list[_EnvelopeSlice]),
-)
+def _path(form: Form, one: TypeAdapter[Any], many: TypeAdapter[Any], cut: Any) -> _Path:
+    return _Path(
+        form,
+        one.validator.validate_json,
+        many.validator.validate_json,
+        msgspec.json.Decoder(cut).decode,
+        msgspec.json.Decoder(list[cut]).decode,
+    )
+
+
+_NATIVE = _path(Form.NATIVE, WIRE_EVENT, WIRE_EVENTS, _Slice)
+_CLOUDEVENT = _path(Form.CLOUDEVENT, cloudevents.CLOUD_EVENT, cloudevents.CLOUD_EVENTS, _EnvelopeSlice)
 _ELEMENTS = msgspec.json.Decoder(list[msgspec.Raw])
 _MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _NO_METADATA = msgspec.Raw()
@@ -127,9 +132,7 @@ def decode(body: bytes, content_type: str | None, content_encoding: str | None, 
     if media is Media.CLOUDEVENTS_BATCH or is_array:
         return _refuse_shape(body, "an array of events" if media is Media.CLOUDEVENTS_BATCH else "one event")
     event = _accept_one(body, path, window)
-    if event is not None:
-        return Decoded([event], range(1), [])
-    return _judge_one(body, path, window)
+    return _judge_one(body, path, window) if event is None else Decoded((event,), _ONLY_PLACE, ())
 
 
 def event_text(body: bytes, place: int) -> bytes:
@@ -144,8 +147,8 @@ def _accept_one(body: bytes, path: _Path, window: Window) -> Event | None:
     if _ESCAPED_NUL in body:
         return None
     try:
-        fields = path.one.validator.validate_json(body)
-        wire, metadata = _unwrap(path, fields, path.slice_one.decode(body))
+        fields = path.validate_one(body)
+        wire, metadata = _unwrap(path, fields, path.slice_one(body))
         return accept(wire, metadata, window)
     except (ValidationError, RuleError, msgspec.DecodeError):
         return None
@@ -156,8 +159,8 @@ def _accept_all(body: bytes, path: _Path, window: Window) -> list[Event] | None:
     if _ESCAPED_NUL in body:
         return None
     try:
-        many = path.many.validator.validate_json(body)
-        slices = path.slice_many.decode(body)
+        many = path.validate_many(body)
+        slices = path.slice_many(body)
         if not 0 < len(many) <= MESSAGE_EVENTS_MAX:
             return None
         return [accept(*_unwrap(path, fields, cut), window) for fields, cut in zip(many, slices, strict=True)]
@@ -178,7 +181,7 @@ def _unwrap(path: _Path, fields: Any, cut: Any) -> tuple[WireEvent, bytes]:
 def _decode_array(body: bytes, path: _Path, window: Window) -> Decoded:
     events = _accept_all(body, path, window)
     if events is not None:
-        return Decoded(events, range(len(events)), [])
+        return Decoded(events, range(len(events)), ())
     try:
         elements = _elements(body)
     except NotJsonError as error:
@@ -187,17 +190,19 @@ def _decode_array(body: bytes, path: _Path, window: Window) -> Decoded:
         return _whole(body, Reason.INVALID, "an empty array")
     if len(elements) > MESSAGE_EVENTS_MAX:
         return _whole(body, Reason.TOO_LARGE, f"{len(elements)} events; the limit is {MESSAGE_EVENTS_MAX}")
-    decoded = Decoded([], [], [])
+    accepted: list[Event] = []
+    places: list[int] = []
+    rejects: list[Reject] = []
     for index, element in enumerate(elements):
         verdict: Event | Refusal | None = _accept_one(element, path, window)
         if verdict is None:
             verdict = judge(element, path.form, window, _metadata_text(element, path))
         if isinstance(verdict, Event):
-            decoded.events.append(verdict)
-            cast("list[int]", decoded.places).append(index)
+            accepted.append(verdict)
+            places.append(index)
         else:
-            decoded.rejects.append(Reject(index, element, verdict))
-    return decoded
+            rejects.append(Reject(index, element, verdict))
+    return Decoded(accepted, places, rejects)
 
 
 def _judge_one(body: bytes, path: _Path, window: Window) -> Decoded:
@@ -211,8 +216,8 @@ def _judge_one(body: bytes, path: _Path, window: Window) -> Decoded:
             return _whole(body, Reason.INVALID, "must be an object or an array of objects")
     verdict = judge(body, path.form, window, metadata_text)
     if isinstance(verdict, Event):
-        return Decoded([verdict], range(1), [])
-    return Decoded([], range(0), [Reject(0, body, verdict)])
+        return Decoded((verdict,), _ONLY_PLACE, ())
+    return Decoded((), (), (Reject(0, body, verdict),))
 
 
 def _metadata_text(body: bytes, path: _Path) -> bytes | None:
@@ -250,4 +255,4 @@ def _elements(body: bytes) -> Sequence[bytes]:
 
 def _whole(body: bytes, reason: Reason, message: str) -> Decoded:
     refusal = Refusal(reason, [FieldError(field="", message=message, input=None)])
-    return Decoded([], range(0), [Reject(WHOLE_MESSAGE, body, refusal)])
+    return Decoded((), (), (Reject(WHOLE_MESSAGE, body, refusal),))

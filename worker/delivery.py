@@ -56,8 +56,3 @@ class Delivery:
     exchange: str = ""
     routing_key: str = ""
     queue: str = ""
-
-    @property
-    def body_bytes(self) -> int:
-        """The size of the body."""
-        return len(self.body)

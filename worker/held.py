@@ -82,7 +82,7 @@ class Held:
     def take(self, delivery: Delivery) -> None:
         """A delivery has arrived."""
         self._ledger.delivered(delivery.tag)
-        self._body_bytes += delivery.body_bytes
+        self._body_bytes += len(delivery.body)
         if self._body_bytes > self._body_bytes_max and not self._paused:
             self._paused = True
             self._source.pause()

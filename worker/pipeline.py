@@ -198,18 +198,20 @@ class Pipeline:
             max_age_seconds=self._options.max_age_seconds,
             max_ahead_seconds=self._options.max_ahead_seconds,
         )
-        decoded_events = decoded_bytes = 0
-        while self._inbox and decoded_events < DECODED_AT_ONCE_MAX and decoded_bytes < DECODED_BYTES_AT_ONCE_MAX:
+        now = monotonic()
+        events = body_bytes = 0
+        while self._inbox and events < DECODED_AT_ONCE_MAX and body_bytes < DECODED_BYTES_AT_ONCE_MAX:
             delivery = self._inbox.popleft()
-            decoded_bytes += delivery.body_bytes
-            decoded = self._decoder(delivery, window)
-            events = len(decoded.events) + len(decoded.rejects)
-            decoded_events += events
-            self._held.count_events(events)
+            entry = Entry(delivery, self._decoder(delivery, window))
+            events += entry.events
+            body_bytes += entry.body_bytes
+            self._prefetch.seen(entry.events, entry.body_bytes, delivery.delivery_count)
             if delivery.delivery_count:
                 self._metrics.redeliveries.inc()
-            self._prefetch.seen(events=events, body_bytes=delivery.body_bytes, delivery_count=delivery.delivery_count)
-            self._hand_on(self._batcher.add(Entry(delivery, decoded), monotonic()))
+            closed = self._batcher.add(entry, now)
+            if closed:
+                self._hand_on(closed)
+        self._held.count_events(events)
 
     def _close_due(self) -> None:
         """Hand on what should not wait: only to a writer that is free, else it may as well grow."""

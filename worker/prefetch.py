@@ -42,12 +42,13 @@ class Prefetch:
         self.current = 1
         self._reset_cycle()
 
-    def seen(self, *, events: int, body_bytes: int, delivery_count: int) -> None:
+    def seen(self, events: int, body_bytes: int, delivery_count: int) -> None:
         """A message has been decoded."""
         self._messages += 1
         self._events += events
         self._body_bytes += body_bytes
-        self._suspect = self._suspect or delivery_count >= SUSPECT_DELIVERY_COUNT
+        if delivery_count >= SUSPECT_DELIVERY_COUNT:
+            self._suspect = True
 
     def acknowledged(self, messages: int) -> None:
         """Messages have been acknowledged."""

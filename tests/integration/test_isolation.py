@@ -185,11 +185,12 @@ async def test_what_copy_refuses_is_found_by_its_line(
 def _with_unstorable_metadata(batch: Batch, places: set[int]) -> Batch:
     """The batch with a text in some rows' metadata that `jsonb` does not take, as a fault of validation would leave."""
     changed = Batch(batch.opened_at)
-    for place, (delivery, decoded) in enumerate(batch.entries):
+    for place, entry in enumerate(batch.entries):
+        decoded = entry.decoded
         if place in places:
             accepted = decoded.events[0]._replace(metadata_json=rb'{"a": "\u0000"}')
-            decoded = decoded._replace(events=[accepted])  # noqa: PLW2901 - the entry with its event exchanged
-        changed.add(Entry(delivery, decoded))
+            decoded = decoded._replace(events=[accepted])
+        changed.add(Entry(entry.delivery, decoded))
     return changed
 
 

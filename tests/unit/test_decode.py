@@ -86,9 +86,9 @@ def test_fast_and_careful_path_agree(form: Form, data: st.DataObject) -> None:
     verdict = judge(body, form, WINDOW)
     decoded = decode(body, ONE[form], None, WINDOW)
     if isinstance(verdict, Event):
-        assert (decoded.events, decoded.rejects) == ([verdict], [])
+        assert ([*decoded.events], [*decoded.rejects]) == ([verdict], [])
     else:
-        assert decoded.events == []
+        assert not decoded.events
         assert repr(decoded.rejects[0].refusal) == repr(verdict)  # as text: an input may be NaN, equal to nothing
 
 

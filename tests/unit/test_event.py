@@ -74,7 +74,7 @@ def test_what_can_be_made_is_accepted_with_its_values(
     except ValidationError:
         return
     decoded = decode(event.to_json(), "application/json", None, window())
-    assert decoded.rejects == []
+    assert not decoded.rejects
     (read,) = decoded.events
     assert (read.id, read.user_id, read.organization_id) == (event.id.bytes, USER.bytes, ORGANIZATION.bytes)
     assert EPOCH + timedelta(microseconds=read.created_at_us) == moment

@@ -59,9 +59,7 @@ def letter_with(refusal: Refusal, body: bytes = b"{}", place: int = 0, **propert
     """The letter of one reject."""
     batch = Batch(0.0)
     delivery = Delivery(1, 1, body, PlainProperties(**properties), exchange="usage", routing_key="k", queue="q")
-    batch.entries.append(
-        entry_of(b"{}")._replace(delivery=delivery, decoded=Decoded([], [], [Reject(place, body, refusal)]))
-    )
+    batch.add(Entry(delivery, Decoded([], [], [Reject(place, body, refusal)])))
     (letter,) = letters_of_rejects(batch)
     return letter
 
