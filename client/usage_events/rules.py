@@ -75,22 +75,22 @@ def accept(wire: WireEvent, metadata_text: bytes, window: Window) -> Event:
         RuleError: the first rule that is broken; `judge.py` lists all of them.
     """
     get: Callable[[str], Any] = wire.get  # the schema has seen to the types
-    tokens = settle_tokens(get("input_tokens"), get("output_tokens"), get("tokens_used"))
+    used, input_, output, parts_known = settle_tokens(get("input_tokens"), get("output_tokens"), get("tokens_used"))
     metadata = get("request_metadata")
     metadata_json = None if metadata is None else storable_metadata(metadata, metadata_text)
     given = get("estimated_cost_usd")
     if given is not None:
         cost: int | None = cost_micro_usd(given)
-    elif tokens.parts_known:
-        cost = tokens.input * INPUT_TOKEN_MICRO_USD + tokens.output * OUTPUT_TOKEN_MICRO_USD
+    elif parts_known:
+        cost = input_ * INPUT_TOKEN_MICRO_USD + output * OUTPUT_TOKEN_MICRO_USD
     else:
         cost = None
     created_at_us = epoch_us(wire["created_at"])
     check_time(created_at_us, window)
     ids = bytes.fromhex((wire["id"] + wire["user_id"] + wire["organization_id"]).replace("-", ""))
     return Event(
-        ids[:16], ids[16:32], ids[32:], tokens.used, tokens.input, tokens.output, get("endpoint"), get("model"),
-        get("request_type"), metadata_json, cost, given is not None, created_at_us,
+        ids[:16], ids[16:32], ids[32:], used, input_, output, get("endpoint"), get("model"), get("request_type"),
+        metadata_json, cost, given is not None, created_at_us,
     )  # fmt: skip
 
 
