@@ -123,8 +123,9 @@ def decode(body: bytes, content_type: str | None, content_encoding: str | None, 
     if media is Media.NATIVE and body[:1] == b"{" and len(body) <= MESSAGE_BYTES_MAX and _ESCAPED_NUL not in body:
         # What most messages are, by the shortest way.
         try:
-            metadata = bytes(_NATIVE.slice_one(body).request_metadata)
-            return Decoded((accept(_NATIVE.validate_one(body), metadata, window),), _ONLY_PLACE, ())
+            fields = _NATIVE.validate_one(body)
+            event = accept(fields, bytes(_NATIVE.slice_one(body).request_metadata), window)
+            return Decoded((event,), _ONLY_PLACE, ())
         except _NOT_FAST:
             return _judge_one(body, _NATIVE, window)
     if media is None:
