@@ -13,7 +13,7 @@ COMMANDS = {
     "migrate": "Create or upgrade the tables.",
     "check": "Check settings, connections, schema, topology, rights, clocks.",
     "publish": "Publish events from files.",
-    "dead-letters": "Find, understand and replay refused events.",
+    "dead-letters": "Find, understand, mend and replay refused events.",
     "find": "Say where events are, or balance the books of a ledger.",
     "demo": "Show it all on this machine.",
 }

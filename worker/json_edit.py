@@ -24,6 +24,10 @@ class EditError(ValueError):
     """The edit does not fit: its text is wrong, or the body has no such place."""
 
 
+class NothingThereError(EditError):
+    """The body has nothing at the edit's path."""
+
+
 class Verb(Enum):
     """What an edit does."""
 
@@ -119,13 +123,14 @@ def apply(body: bytes, edits: Sequence[Edit]) -> bytes:
     """The body after the edits, one after the other.
 
     Raises:
-        EditError: an edit addresses nothing, or a key that is there already.
+        NothingThereError: an edit addresses nothing.
+        EditError: an edit does not fit, such as a new name that is there already.
         NotJsonError: the body is not JSON.
     """
     for edit in edits:
         changes = _changes(body, edit, edit.path, 0)
         if not changes:
-            raise EditError(f"{edit}: nothing is there")
+            raise NothingThereError(f"{edit}: nothing is there")
         body = _applied(body, changes)
     return body
 

@@ -140,6 +140,21 @@ def add_up(letters: Iterable[DeadLetter]) -> list[DeadLetter]:
     return [found[key] for key in sorted(found)]
 
 
+def identity_of(body: bytes, content_type: str | None) -> Identity:
+    """What can be read of one event; nothing of an array.
+
+    Raises:
+        NotJsonError: the body is not JSON.
+    """
+    named = _named_in_envelope(body) if media_of(content_type, None) in _ENVELOPES else _named(body)
+    return Identity(
+        _uuid(named.id),
+        _uuid(named.user_id),
+        _uuid(named.organization_id),
+        _optional(named.model[:MODEL_CHARACTERS_MAX]) if isinstance(named.model, str) else None,
+    )
+
+
 def _letter(delivery: Delivery, place: int, body: bytes, refusal: Refusal, identity: Identity) -> DeadLetter:
     properties = delivery.properties
     content_type = _content_type(properties.content_type, place)
@@ -174,14 +189,7 @@ def _content_type(given: str | None, place: int) -> str:
 def _identity(delivery: Delivery, reject: Reject) -> Identity:
     if reject.place == WHOLE_MESSAGE:
         return Identity()
-    media = media_of(delivery.properties.content_type, None)
-    named = _named_in_envelope(reject.body) if media in _ENVELOPES else _named(reject.body)
-    return Identity(
-        _uuid(named.id),
-        _uuid(named.user_id),
-        _uuid(named.organization_id),
-        named.model[:MODEL_CHARACTERS_MAX] if isinstance(named.model, str) else None,
-    )
+    return identity_of(reject.body, delivery.properties.content_type)
 
 
 def _named(text: bytes) -> _Named:

@@ -190,6 +190,12 @@ async def stream_letters(connection: asyncpg.Connection, chosen: Filter, columns
             yield row
 
 
+async def read_letters(connection: asyncpg.Connection, chosen: Filter) -> AsyncIterator[StoredLetter]:
+    """The letters as they would be carried, oldest first; none is locked."""
+    async for row in stream_letters(connection, chosen, _LETTER_COLUMNS):
+        yield _letter(row)
+
+
 @dataclass(slots=True, frozen=True)
 class Action:
     """One line of a letter's history."""

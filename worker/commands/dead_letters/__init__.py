@@ -10,6 +10,7 @@ COMMANDS: dict[str, str] = {
     "show": "Show all about one letter.",
     "history": "What was done to letters, and by whom.",
     "export": "Write letters to a file.",
+    "edit": "Change letters in an editor, or many at once; the original stays.",
     "try": "Would today's code and data take these letters? Nothing is changed.",
     "replay": "Store the events of letters, and settle the letters.",
     "discard": "Settle letters without storing their events.",
