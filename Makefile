@@ -4,11 +4,14 @@ PYTHON := .venv/bin/python
 # Side by side: most of the tests' time is waiting. Each process has servers of its own.
 PYTEST := $(PYTHON) -m pytest -n 3 --dist worksteal
 
+BENCH := PYTHONPATH=tests $(PYTHON) -m benchmarks
+MEASURED := .local/benchmarks
+
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all check bench environment servers
+.PHONY: help demo test test-all check bench bench-full bench-publish profile bench-environment environment servers
 
 help: ## Show this
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: servers ## See it all work: two workers, traffic with errors, one worker killed, the books balanced
 	@.venv/bin/usage-worker demo
@@ -16,7 +19,7 @@ demo: servers ## See it all work: two workers, traffic with errors, one worker k
 test: servers ## Run the tests, except those that take long (under five minutes)
 	@$(PYTEST) -m "not slow"
 
-test-all: servers ## Run all tests
+test-all: bench-environment ## Run all tests, the benchmarks' own among them
 	@$(PYTEST)
 
 check: environment ## Lint and check types
@@ -24,9 +27,22 @@ check: environment ## Lint and check types
 	@.venv/bin/ruff format --check
 	@.venv/bin/mypy
 
-bench: servers ## Measure the rates, each beside its ceiling
+bench: bench-environment ## Measure the rates, each beside its ceiling and its peers (under ten minutes)
+	@$(BENCH) --json $(MEASURED)/headline.json --pictures $(MEASURED)/pictures
+
+bench-full: bench-environment ## Measure everything: latency, memory, 25 million rows … (about an hour, 20 GB of disk)
+	@$(BENCH) --full --json $(MEASURED)/full.json --pictures $(MEASURED)/pictures
+
+bench-publish: ## Put the last full run into README.md and docs/
+	@mkdir -p docs/benchmarks && cp $(MEASURED)/full.json docs/benchmarks/latest.json
+	@$(BENCH).report docs/benchmarks/latest.json --write
+	@$(BENCH).pictures docs/benchmarks/latest.json docs/pictures
+
+profile: bench-environment ## Measure where one event's microseconds go
+	@$(BENCH) --only profile --json $(MEASURED)/profile.json --pictures $(MEASURED)/pictures
+
+bench-environment: servers
 	@.ci/setup environment --group bench
-	@PYTHONPATH=tests $(PYTHON) -m benchmarks
 
 environment:
 	@.ci/setup environment

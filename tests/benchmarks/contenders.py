@@ -1,116 +1,84 @@
-"""What is measured: the worker, and the ceilings beside it. Each takes a backlog and says how fast it was."""
+"""Who is measured, under which name, and how each is started. What runs in this process is in `inside.py`."""
 
-import asyncio
-import contextlib
-import os
-import re
-import signal
-import sys
-import urllib.request
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from time import perf_counter
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
-import asyncpg
+from benchmarks.backlog import PropertiesOf, plain_properties
+from benchmarks.peers import celery_protocol
 
-from benchmarks.workload import COLUMNS
+WORKER_SINGLE = "worker, one event a message"
+WORKER_ARRAYS = "worker, 100 events a message"
+COPY_ONE = "plain COPY, 1 connection"
+ENCODING = "asyncpg's COPY encoding alone"
+IDLE_AIO_PIKA = "do-nothing aio-pika consumer"
+IDLE_AIORMQ = "do-nothing aiormq consumer"
+SEED = "log_ai_usage() per event, 10 connections"
+ARRAY_EVENTS = 100
 
-BATCH_ROWS = 5000
-DRAIN_SECONDS_MAX = 180.0
-_SETTLED = re.compile(r'^usage_worker_events_total\{outcome="\w+"\} (\S+)', re.MULTILINE)
+
+def copy_name(connections: int) -> str:
+    """Plain COPY by so many connections."""
+    return COPY_ONE if connections == 1 else f"plain COPY, {connections} connections"
+
+
+class Place(NamedTuple):
+    """Where a contender works."""
+
+    amqp_url: str
+    exchange: str
+    queue: str
+    dsn: str
+
+
+def unchanged(body: bytes) -> bytes:
+    """The message as services publish it."""
+    return body
 
 
 @dataclass(slots=True, frozen=True)
-class Reading:
-    """One run: how many events a second, and what the process used."""
+class Peer:
+    """Something that consumes a queue and writes the table, as processes of its own.
 
-    events_per_second: float
-    cpu_seconds: float = 0.0
-    peak_memory_bytes: int = 0
+    Args:
+        name: in tables and pictures.
+        command: module and arguments.
+        environment: beside what the process inherits.
+        wrap: what the peer's own protocol makes of a body.
+        properties_of: the properties that it wants.
+        has_own_queue: whether messages in the peer's own protocol go to a queue of its own.
+    """
 
-
-@contextlib.asynccontextmanager
-async def worker_process(environment: dict[str, str]) -> AsyncIterator[tuple[asyncio.subprocess.Process, int]]:
-    """A running worker and its HTTP port; stopped with SIGTERM at the end."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "worker", "run",
-        env=os.environ | environment | {"USAGE_HTTP_PORT": "0", "USAGE_LOG_FORMAT": "json"},
-        stderr=asyncio.subprocess.PIPE,
-    )  # fmt: skip
-    assert process.stderr is not None
-    port = 0
-    while not port:
-        line = await process.stderr.readline()
-        if not line:
-            raise RuntimeError(f"the worker ended with {await process.wait()}")
-        found = re.search(rb'"port": (\d+)', line)
-        port = int(found[1]) if found else 0
-    drain = asyncio.create_task(process.stderr.read())
-    try:
-        yield process, port
-    finally:
-        if process.returncode is None:
-            process.send_signal(signal.SIGTERM)
-        await process.wait()
-        await drain
+    name: str
+    command: Callable[[Place], list[str]]
+    environment: Callable[[Place], Mapping[str, str]] = field(default=lambda _: {})
+    wrap: Callable[[bytes], bytes] = unchanged
+    properties_of: PropertiesOf = plain_properties
+    has_own_queue: bool = False
 
 
-async def run_worker(environment: dict[str, str], events: int) -> Reading:
-    """Start a worker on a backlog; from its first settled batch to its last event."""
-    async with worker_process(environment) as (process, port):
-        first_at, first = 0.0, 0
-        async with asyncio.timeout(DRAIN_SECONDS_MAX):
-            while True:
-                settled = await asyncio.to_thread(_settled, port)
-                now = perf_counter()
-                if settled and not first_at:
-                    first_at, first = now, settled
-                if settled >= events:
-                    break
-                await asyncio.sleep(0.02)
-        cpu_seconds, peak = _used(process.pid)
-    return Reading((events - first) / max(1e-9, now - first_at), cpu_seconds, peak)
+def _peer_command(module: str) -> Callable[[Place], list[str]]:
+    return lambda place: [f"benchmarks.peers.{module}", place.amqp_url, place.queue, place.dsn]
 
 
-def _used(pid: int) -> tuple[float, int]:
-    """CPU seconds and the peak of resident memory in bytes, by the kernel's own accounts."""
-    status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
-    times = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
-    cpu_seconds = (int(times[11]) + int(times[12])) / os.sysconf("SC_CLK_TCK")
-    return cpu_seconds, int(status.partition("VmHWM:")[2].split()[0]) * 1024
+def _worker_environment(place: Place) -> dict[str, str]:
+    return {
+        "USAGE_AMQP_URL": place.amqp_url,
+        "USAGE_POSTGRES_DSN": place.dsn,
+        "USAGE_EXCHANGE": place.exchange,
+        "USAGE_QUEUE": place.queue,
+        "USAGE_HTTP_PORT": "0",
+        "USAGE_LOG_FORMAT": "json",
+    }
 
 
-def _settled(port: int) -> int:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
-        return int(sum(float(value) for value in _SETTLED.findall(answer.read().decode())))
-
-
-async def run_plain_copy(dsn: str, rows: Sequence[tuple[Any, ...]], connections: int) -> Reading:
-    """Nothing but COPY into the same table: no broker, no validation, no deduplication."""
-    pool = [await asyncpg.connect(dsn) for _ in range(connections)]
-    batches = [rows[start : start + BATCH_ROWS] for start in range(0, len(rows), BATCH_ROWS)]
-    batches.reverse()
-
-    async def work(connection: asyncpg.Connection) -> None:
-        while batches:
-            await connection.copy_records_to_table("ai_usage_logs", records=batches.pop(), columns=COLUMNS)
-
-    try:
-        begun_at = perf_counter()
-        await asyncio.gather(*(work(connection) for connection in pool))
-        return Reading(len(rows) / (perf_counter() - begun_at))
-    finally:
-        for connection in pool:
-            await connection.close()
-
-
-async def run_consumer(amqp_url: str, queue: str, messages: int) -> Reading:
-    """A consumer on aio-pika that does nothing but acknowledge every thousandth message, with all before it."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, str(Path(__file__).with_name("idle_consumer.py")), amqp_url, queue, str(messages),
-        stdout=asyncio.subprocess.PIPE,
-    )  # fmt: skip
-    output, _ = await asyncio.wait_for(process.communicate(), DRAIN_SECONDS_MAX)
-    return Reading(float(output))
+WORKER = Peer("worker", lambda _: ["worker", "run"], _worker_environment)
+FASTSTREAM = Peer("FastStream, one asyncpg INSERT a message", _peer_command("faststream_insert"))
+EXECUTEMANY = Peer("aio-pika, executemany batches", _peer_command("executemany_batches"))
+CELERY = Peer(
+    "Celery with celery-batches, psycopg COPY",
+    _peer_command("celery_copy"),
+    wrap=celery_protocol.wrap,
+    properties_of=celery_protocol.task_properties,
+    has_own_queue=True,
+)

@@ -1,32 +1,27 @@
-"""What is measured with: events that look like real ones, as messages in a queue and as rows for COPY."""
+"""What is measured with: events that look like real ones, as messages for a queue and as rows for COPY."""
 
-import asyncio
 import json
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any, NamedTuple
-from uuid import UUID
+from uuid import UUID, uuid4
 
-import aio_pika
-import asyncpg
-from aiormq.abc import ChannelFrame
-from pamqp import commands
-from pamqp.body import ContentBody
-from pamqp.header import ContentHeader
 from usage_events.ids import uuid7
 
-USERS = 1000
-ORGANIZATIONS = 50
 MODELS = ("gpt-4o-mini", "gpt-4o", "claude-sonnet", "gemini-flash")
 ENDPOINTS = ("/v1/chat/completions", "/v1/embeddings", "/v1/responses")
-FRAMES_AT_ONCE = 500
+WITNESSES = 200  # rows whose presence is asked for before all are counted
 
 COLUMNS = (
     "id", "user_id", "organization_id", "tokens_used", "input_tokens", "output_tokens", "endpoint", "model",
     "request_type", "request_metadata", "estimated_cost_usd", "created_at",
 )  # fmt: skip
+
+MakeId = Callable[[], UUID]
+RawEvent = dict[str, Any]
 
 
 class People(NamedTuple):
@@ -36,26 +31,92 @@ class People(NamedTuple):
     organizations: list[UUID]
 
 
-async def make_people(dsn: str) -> People:
-    """Fill `users` and `organizations`."""
-    connection = await asyncpg.connect(dsn)
-    try:
-        await connection.execute("TRUNCATE users, organizations CASCADE")
-        insert = "INSERT INTO {} SELECT gen_random_uuid() FROM generate_series(1, $1) RETURNING id"
-        users = await connection.fetch(insert.format("users"), USERS)
-        organizations = await connection.fetch(insert.format("organizations"), ORGANIZATIONS)
-    finally:
-        await connection.close()
-    return People([row["id"] for row in users], [row["id"] for row in organizations])
+class Totals(NamedTuple):
+    """What has to be in the table when all is written: a fast wrong answer is no answer."""
+
+    rows: int
+    input_tokens: int
+    output_tokens: int
+    tokens_used: int
+    cost_usd: Decimal
+
+    @classmethod
+    def of(cls, rows: int, input_tokens: int, output_tokens: int) -> "Totals":
+        """The sums that follow, at the prices that apply where an event gives no cost."""
+        cost_usd = Decimal(input_tokens + 3 * output_tokens).scaleb(-6)
+        return cls(rows, input_tokens, output_tokens, input_tokens + output_tokens, cost_usd)
 
 
-def make_events(people: People, count: int, *, seed: int) -> list[dict[str, Any]]:
-    """Events as producers write them, one after another in time."""
-    dice = random.Random(seed)
-    begin = datetime.now(UTC) - timedelta(seconds=60)
+def totals_of(events: Iterable[RawEvent]) -> Totals:
+    """Rows and sums of these events."""
+    rows = spent = came = 0
+    for event in events:
+        rows += 1
+        spent += event["input_tokens"]
+        came += event["output_tokens"]
+    return Totals.of(rows, spent, came)
+
+
+@dataclass(slots=True, frozen=True)
+class Workload:
+    """A backlog and what has to become of it. `events` counts what is delivered, refused and repeated ones too."""
+
+    bodies: list[bytes]
+    events: int
+    stored: list[RawEvent]
+    refused: int
+    begin: datetime
+
+    @property
+    def totals(self) -> Totals:
+        """Rows and sums that the table must hold."""
+        return totals_of(self.stored)
+
+    def witnesses(self) -> list[UUID]:
+        """Some rows, the last ones among them."""
+        chosen = self.stored[:: max(1, len(self.stored) // WITNESSES)] + self.stored[-WITNESSES:]
+        return list({UUID(event["id"]) for event in chosen})
+
+    def rows(self) -> list[tuple[Any, ...]]:
+        """The same as rows for asyncpg's COPY, in the order of `COLUMNS`."""
+        return [row_of(event) for event in self.stored]
+
+
+def make_workload(
+    people: People,
+    events: int,
+    events_per_message: int = 1,
+    *,
+    make_id: MakeId = uuid7,
+    repeated: float = 0.0,
+    refused: float = 0.0,
+) -> Workload:
+    """A backlog of so many events.
+
+    Args:
+        people: whose events.
+        events: delivered in all.
+        events_per_message: 1 makes objects, more makes arrays.
+        make_id: UUIDv7 as recommended, or `uuid4`.
+        repeated: the share that comes a second time with the same content, anywhere after the first.
+        refused: the share that is to become dead letters.
+    """
+    dice = random.Random(events)
+    begin = datetime.now(UTC)
+    repeats, bad = round(events * repeated), round(events * refused)
+    stored = make_events(people, events - repeats - bad, dice, begin, make_id)
+    spoilt = [spoil(event, kind) for kind, event in enumerate(make_events(people, bad, dice, begin, uuid7))]
+    delivered = stored + [dice.choice(stored) for _ in range(repeats)] + spoilt
+    if repeats or bad:
+        dice.shuffle(delivered)
+    return Workload(messages_of(delivered, events_per_message), events, stored, bad, begin)
+
+
+def make_events(people: People, count: int, dice: random.Random, begin: datetime, make_id: MakeId) -> list[RawEvent]:
+    """Events as producers write them, a microsecond apart: two runs never share a time."""
     return [
         {
-            "id": str(uuid7()),
+            "id": str(make_id()),
             "user_id": str(dice.choice(people.users)),
             "organization_id": str(dice.choice(people.organizations)),
             "input_tokens": dice.randrange(10, 4000),
@@ -64,13 +125,19 @@ def make_events(people: People, count: int, *, seed: int) -> list[dict[str, Any]
             "model": dice.choice(MODELS),
             "request_type": "chat",
             "request_metadata": {"trace": f"{dice.getrandbits(64):016x}", "region": "eu", "cached": 0},
-            "created_at": (begin + timedelta(microseconds=100 * number)).isoformat(),
+            "created_at": (begin + timedelta(microseconds=number)).isoformat(timespec="microseconds"),
         }
         for number in range(count)
     ]
 
 
-def messages_of(events: Sequence[dict[str, Any]], events_per_message: int) -> list[bytes]:
+def spoil(event: RawEvent, kind: int) -> RawEvent:
+    """An event that is refused: for a wrong type, for tokens that do not add up, for a user whom nobody knows."""
+    wrong: tuple[RawEvent, ...] = ({"input_tokens": "many"}, {"tokens_used": 1}, {"user_id": str(uuid4())})
+    return event | wrong[kind % len(wrong)]
+
+
+def messages_of(events: Sequence[RawEvent], events_per_message: int) -> list[bytes]:
     """The bodies: one object each, or arrays."""
     if events_per_message == 1:
         return [json.dumps(event, separators=(",", ":")).encode() for event in events]
@@ -80,42 +147,12 @@ def messages_of(events: Sequence[dict[str, Any]], events_per_message: int) -> li
     ]
 
 
-def rows_of(events: Iterable[dict[str, Any]]) -> list[tuple[Any, ...]]:
-    """The same as rows for asyncpg's COPY, in the order of `COLUMNS`."""
-    return [
-        (
-            UUID(event["id"]), UUID(event["user_id"]), UUID(event["organization_id"]),
-            event["input_tokens"] + event["output_tokens"], event["input_tokens"], event["output_tokens"],
-            event["endpoint"], event["model"], event["request_type"], json.dumps(event["request_metadata"]),
-            Decimal(event["input_tokens"] + 3 * event["output_tokens"]).scaleb(-6),
-            datetime.fromisoformat(event["created_at"]),
-        )
-        for event in events
-    ]  # fmt: skip
-
-
-async def fill_queue(amqp_url: str, exchange: str, queue: str, bodies: Sequence[bytes]) -> None:
-    """Publish the bodies as fast as the broker takes them, and wait until all stand in the queue.
-
-    Frames are made in advance and sent in heaps: a filler that is slower than what it measures would be in the way.
-    """
-    connection = await aio_pika.connect(amqp_url)
-    async with connection:
-        channel = await connection.channel(publisher_confirms=False)
-        underlay: Any = await channel.get_underlay_channel()
-        properties = commands.Basic.Properties(content_type="application/json", delivery_mode=2)
-        frame_max = underlay.connection.connection_tune.frame_max - 8
-        for start in range(0, len(bodies), FRAMES_AT_ONCE):
-            frames: list[Any] = []
-            for body in bodies[start : start + FRAMES_AT_ONCE]:
-                frames.append(commands.Basic.Publish(exchange=exchange, routing_key="usage.recorded"))
-                frames.append(ContentHeader(0, len(body), properties))
-                frames += [ContentBody(body[at : at + frame_max]) for at in range(0, len(body), frame_max)]
-            drained = asyncio.get_running_loop().create_future()
-            await underlay.write_queue.put(
-                ChannelFrame.marshall(channel_number=underlay.number, frames=frames, drain_future=drained)
-            )
-            await drained
-        async with asyncio.timeout(120):
-            while (await underlay.queue_declare(queue, passive=True)).message_count < len(bodies):  # noqa: ASYNC110 - the broker tells nobody
-                await asyncio.sleep(0.05)
+def row_of(event: RawEvent) -> tuple[Any, ...]:
+    """An event as a row."""
+    return (
+        UUID(event["id"]), UUID(event["user_id"]), UUID(event["organization_id"]),
+        event["input_tokens"] + event["output_tokens"], event["input_tokens"], event["output_tokens"],
+        event["endpoint"], event["model"], event["request_type"], json.dumps(event["request_metadata"]),
+        Decimal(event["input_tokens"] + 3 * event["output_tokens"]).scaleb(-6),
+        datetime.fromisoformat(event["created_at"]),
+    )  # fmt: skip

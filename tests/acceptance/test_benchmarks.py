@@ -1,0 +1,47 @@
+"""`make bench` works: a quick run of the headline, from outside."""
+
+import asyncio
+import os
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from benchmarks import contenders as names
+from benchmarks.report import markdown
+from benchmarks.sheet import Sheet
+from benchmarks.targets import TARGETS
+
+TESTS = Path(__file__).parents[1]
+RUN_SECONDS_MAX = 280
+BENCH_GROUP = ("celery", "celery_batches", "faststream", "matplotlib", "psycopg")
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(RUN_SECONDS_MAX + 20),
+    pytest.mark.skipif(
+        not all(find_spec(name) for name in BENCH_GROUP),
+        reason="the group `bench` is not installed: `make test-all` installs it, or `uv sync --group bench`",
+    ),
+]
+
+
+async def test_a_quick_run_measures_every_contender(tmp_path: Path) -> None:
+    """Each contender drains its backlog and its rows are right, or the run fails; JSON, report, picture are there."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "benchmarks", "--quick", "--json", tmp_path / "run.json", "--pictures", tmp_path,
+        env=os.environ | {"PYTHONPATH": str(TESTS)},
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    async with asyncio.timeout(RUN_SECONDS_MAX):
+        report, log = await process.communicate()
+    assert process.returncode == 0, log.decode()
+    sheet = Sheet.read(tmp_path / "run.json")
+    rated = {line.contender for line in sheet.of("headline") if line.spread("events_per_second")}
+    assert rated == {
+        names.WORKER_SINGLE, names.WORKER_ARRAYS, names.COPY_ONE, names.copy_name(2), names.IDLE_AIO_PIKA,
+        names.IDLE_AIORMQ, names.SEED, names.FASTSTREAM.name, names.EXECUTEMANY.name, names.CELERY.name,
+    }  # fmt: skip
+    assert sum(target.ratio(sheet) is not None for target in TARGETS) == 8
+    assert report.decode() == markdown(sheet)
+    assert (tmp_path / "rates.svg").read_text(encoding="utf-8").startswith("<?xml")

@@ -1,0 +1,88 @@
+"""Backlog to committed rows by how many rows the table holds already, with ids as recommended (v7) and random (v4).
+
+The rows are made in the database (`generate_series`), spread over thirty days, with the indexes dropped meanwhile and
+built again: the state after a REINDEX. Plain COPY of the same kind of rows into the same table stands beside it.
+"""
+
+from uuid import uuid4
+
+from usage_events.ids import uuid7
+
+from benchmarks import contenders as names
+from benchmarks.bench import Bench
+from benchmarks.inside import plain_copy
+from benchmarks.workload import MakeId, People, make_workload
+
+NAME = "table_sizes"
+FILL_DAYS = 30
+# By the standard: 48 bits of milliseconds, the version, and the rest random.
+_IDS = {
+    "v7": "(lpad(to_hex((extract(epoch FROM at) * 1000)::bigint), 12, '0') || '7' "
+    "|| substr(replace(gen_random_uuid()::text, '-', ''), 14))::uuid",
+    "v4": "gen_random_uuid()",
+}
+_MAKERS: dict[str, MakeId] = {"v7": uuid7, "v4": uuid4}
+_FILL = """
+INSERT INTO ai_usage_logs (id, user_id, organization_id, tokens_used, input_tokens, output_tokens, endpoint, model,
+                           request_type, request_metadata, estimated_cost_usd, created_at)
+SELECT {id}, ($2::uuid[])[1 + n % cardinality($2::uuid[])], ($3::uuid[])[1 + n % cardinality($3::uuid[])], 1500, 1000,
+       500, (ARRAY['/v1/chat/completions', '/v1/embeddings', '/v1/responses'])[1 + n % 3],
+       (ARRAY['gpt-4o-mini', 'gpt-4o', 'claude-sonnet', 'gemini-flash'])[1 + n % 4], 'chat',
+       '{{"trace": "0123456789abcdef", "region": "eu", "cached": 0}}', 0.0025, at
+FROM (SELECT n, now() - interval '1 hour' - n * interval '{days} days' / $1::bigint AS at
+      FROM generate_series(1, $1::bigint) AS n) AS made
+"""
+_DROP_INDEXES = """
+SELECT indexdef, 'DROP INDEX ' || indexname FROM pg_indexes
+WHERE tablename = 'ai_usage_logs' AND indexname LIKE 'idx_%' ORDER BY indexname
+"""
+
+
+def line_name(contender: str, version: str) -> str:
+    """The name of a line."""
+    return f"{contender}, UUID{version}"
+
+
+async def ask(bench: Bench) -> None:
+    """Both kinds of id, from the empty table to the full one."""
+    try:
+        for version in _IDS:
+            await bench.database.reset()
+            held = 0
+            for rows in bench.sizes.table_rows:
+                if rows:
+                    await _fill(bench, version, rows - held)
+                    held = rows
+                for _ in range(bench.sizes.rounds):
+                    await _measure(bench, version, rows)
+    finally:
+        await bench.database.reset()
+
+
+async def _measure(bench: Bench, version: str, rows: int) -> None:
+    events, size = bench.sizes.table_run, names.ARRAY_EVENTS
+    keeps_rows = rows > 0
+    workload = make_workload(bench.people, events, size, make_id=_MAKERS[version])
+    bench.note(NAME, line_name("worker", version), rows, **await bench.drain(workload, keeps_rows=keeps_rows))
+    workload = make_workload(bench.people, events, size, make_id=_MAKERS[version])
+    copied = await bench.inside(workload, plain_copy(bench.database.dsn, workload, 1), keeps_rows=keeps_rows)
+    bench.note(NAME, line_name(names.COPY_ONE, version), rows, **copied)
+
+
+async def _fill(bench: Bench, version: str, rows: int) -> None:
+    """Add so many rows, older than any that is measured."""
+    connection = bench.database.connection
+    people: People = bench.people
+    await connection.execute("SET session_replication_role = replica")  # no look at the foreign keys: they hold
+    await connection.execute("SET maintenance_work_mem = '1GB'")
+    indexes = await connection.fetch(_DROP_INDEXES)
+    for _, drop in indexes:
+        await connection.execute(drop)
+    await connection.execute("ALTER TABLE ai_usage_logs DROP CONSTRAINT ai_usage_logs_pkey")
+    fill = _FILL.format(id=_IDS[version], days=FILL_DAYS)
+    await connection.execute(fill, rows, people.users, people.organizations, timeout=None)
+    await connection.execute("ALTER TABLE ai_usage_logs ADD PRIMARY KEY (id)")
+    for create, _ in indexes:
+        await connection.execute(create)
+    await connection.execute("VACUUM ANALYZE ai_usage_logs")
+    await connection.execute("RESET session_replication_role")
