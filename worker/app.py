@@ -12,6 +12,7 @@ from prometheus_client import disable_created_metrics
 from usage_events.contract import FieldError, Reason, Refusal
 from usage_events.rules import Window
 
+from worker.ceiling import Ceiling
 from worker.decode import WHOLE_MESSAGE, Decoded, Reject, decode
 from worker.delivery import Delivery
 from worker.errors import UsageWorkerError
@@ -73,9 +74,11 @@ def keep_undecoded(delivery: Delivery, _: Window) -> Decoded:
 def build_pipelines(settings: Settings, metrics: Metrics) -> list[Pipeline]:
     """The pipeline of events, and the one that drains the dead queue into the dead letters."""
     name = worker_name()
+    ceiling = Ceiling(settings.dead_letter_bytes_max)
 
     def store() -> PostgresStore:
-        return PostgresStore(settings.postgres_dsn.get_secret_value(), settings.postgres_schema, worker=name)
+        dsn = settings.postgres_dsn.get_secret_value()
+        return PostgresStore(dsn, settings.postgres_schema, worker=name, ceiling=ceiling)
 
     options = PipelineOptions(
         batch_events_max=settings.batch_max_events,

@@ -8,6 +8,7 @@ from typing import Any
 
 from usage_events.json_text import Kind, NotJsonError, outline
 
+from worker.ceiling import BODY_GIVEN_UP
 from worker.decode import Media, media_of
 from worker.redaction import redact_body, redact_errors
 
@@ -22,7 +23,8 @@ class Exporter:
 
     def __init__(self, *, bodies_only: bool, is_redacted: bool) -> None:
         self.letters = 0
-        self.left_out = 0
+        self.left_out = 0  # those whose body was given up among them
+        self.given_up = 0
         self._bodies_only = bodies_only
         self._is_redacted = is_redacted
 
@@ -30,9 +32,12 @@ class Exporter:
         """The lines of one letter, each with its end."""
         self.letters += 1
         if not self._bodies_only:
+            self.given_up += letter["body"] is None
             yield self._whole(letter)
             return
-        events = _events(letter["edited_body"] or letter["body"], letter["content_type"])
+        body = letter["edited_body"] if letter["edited_body"] is not None else letter["body"]
+        self.given_up += body is None
+        events = [] if body is None else _events(body, letter["content_type"])
         self.left_out += not events
         for event in events:
             yield event + b"\n"
@@ -42,6 +47,8 @@ class Exporter:
         text = f"exported {self.letters - self.left_out:,} letter{'' if self.letters - self.left_out == 1 else 's'}"
         if self.left_out:
             text += f"; {self.left_out:,} left out, which cannot be published from a file: export without --bodies"
+        if self.given_up:
+            text += f"; {self.given_up:,} without body; of each, {BODY_GIVEN_UP}"
         return text
 
     def _whole(self, letter: dict[str, Any]) -> bytes:

@@ -57,7 +57,15 @@ class Metrics:
             f"{PREFIX}_reconnects", "Connections that were lost, by peer", ["peer"], registry=self.registry
         )
         self.database_up = Gauge(f"{PREFIX}_database_up", "1 while the database takes writes", registry=self.registry)
-        # Of the table, not of this worker: how much waits for an operator, and for how long.
+        self._add_the_tables()
+        for outcome in ("stored", "duplicate", "dead"):
+            self.events.labels(outcome)
+        for peer in ("rabbitmq", "postgres"):
+            self.reconnects.labels(peer)
+
+    def _add_the_tables(self) -> None:
+        """The gauges of the table of dead letters, whichever worker wrote them, and what was given up for its size."""
+        # How much waits for an operator, and for how long.
         self.dead_letters_open = Gauge(
             f"{PREFIX}_dead_letters_open", "Open dead letters, by reason", ["reason"], registry=self.registry
         )
@@ -66,10 +74,17 @@ class Metrics:
             "Age of the oldest open dead letter in seconds, 0 where there is none",
             registry=self.registry,
         )
-        for outcome in ("stored", "duplicate", "dead"):
-            self.events.labels(outcome)
-        for peer in ("rabbitmq", "postgres"):
-            self.reconnects.labels(peer)
+        self.dead_letters_bytes = Gauge(
+            f"{PREFIX}_dead_letters_bytes",
+            "Bytes of the table of dead letters, its TOAST and indexes included",
+            registry=self.registry,
+        )
+        # Events that nobody can replay: 0 for ever, unless USAGE_DEAD_LETTER_BYTES_MAX is set.
+        self.dead_letter_bodies_given_up = Counter(
+            f"{PREFIX}_dead_letter_bodies_given_up",
+            "Dead letters written without their body, above USAGE_DEAD_LETTER_BYTES_MAX",
+            registry=self.registry,
+        )
 
     def count(self, batch: Batch, written: Written, *, commit_seconds: float, now: float) -> None:
         """A batch has committed; `now` is in seconds since 1970."""
@@ -78,6 +93,7 @@ class Metrics:
         self.events.labels("dead").inc(written.dead.total())
         for reason, letters in written.dead.items():
             self.dead_letters.labels(reason.value).inc(letters)
+        self.dead_letter_bodies_given_up.inc(written.bodies_given_up)
         self.batch_events.observe(batch.events)
         self.batches.labels((batch.trigger or Trigger.STOP).value).inc()
         self.commit_seconds.observe(commit_seconds)

@@ -124,6 +124,12 @@ class Settings(BaseSettings):
     self_heal: bool = Field(
         default=True, description="replay letters by itself once the user and the organization that they lacked exist"
     )
+    dead_letter_bytes_max: int | None = Field(
+        default=None,
+        ge=0,
+        description="bytes of the table of dead letters, indexes included, from which on EVENTS ARE GIVEN UP: new "
+        "letters are kept without their body (reason, errors, ids and counts stay) and can never be replayed",
+    )
     redact: bool = Field(default=False, description="hide `request_metadata` where `dead-letters` shows events")
 
     @property

@@ -16,6 +16,7 @@ class Written:
     stored: int
     duplicates: int
     dead: Counter[Reason] = field(default_factory=Counter)
+    bodies_given_up: int = 0  # letters without their body: the table is above its ceiling
 
 
 class Store(Protocol):

@@ -13,10 +13,14 @@ COUNTING_SHARE_MAX = 0.01  # of its time: a table so large that counting is slow
 
 @dataclass(slots=True, frozen=True)
 class OpenLetters:
-    """The open letters of the table: how many by reason, each reason named, and the age of the oldest (0: none)."""
+    """The open letters of the table: how many by reason, each reason named, and the age of the oldest (0: none).
+
+    `table_bytes` is what all letters take on the server's disk, indexes included.
+    """
 
     by_reason: Mapping[str, int]
     oldest_seconds: float
+    table_bytes: int = 0
 
 
 class Census(Protocol):
@@ -57,6 +61,7 @@ class Watch(Rounds):
         for reason, count in letters.by_reason.items():
             self._metrics.dead_letters_open.labels(reason).set(count)
         self._metrics.dead_letters_oldest_open_seconds.set(letters.oldest_seconds)
+        self._metrics.dead_letters_bytes.set(letters.table_bytes)
 
     def abandon(self) -> None:
         """See `Rounds.abandon`."""

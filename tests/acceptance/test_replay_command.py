@@ -107,7 +107,9 @@ async def test_answers_as_json(system: System) -> None:
     group, totals = map(json.loads, output.splitlines())
     assert status == 0
     assert (group["reason"], group["answer"], group["letters"]) == ("unknown_user", "stored", 2)
-    assert totals == {"ending": "max", "carried": 2, "recovered": 2, "refused": 0, "busy": 0, "left_out": []}
+    assert totals == {
+        "ending": "max", "carried": 2, "recovered": 2, "refused": 0, "busy": 0, "bodies_given_up": 0, "left_out": [],
+    }  # fmt: skip
     assert await system.value("SELECT DISTINCT who FROM ai_usage_dead_letter_actions") == "ada"
 
 

@@ -23,6 +23,8 @@ METRICS = {
     "usage_worker_database_up": "gauge",
     "usage_worker_dead_letters_open": "gauge",
     "usage_worker_dead_letters_oldest_open_seconds": "gauge",
+    "usage_worker_dead_letters_bytes": "gauge",
+    "usage_worker_dead_letter_bodies_given_up": "counter",
 }
 
 

@@ -21,6 +21,7 @@ from worker.cli import cli
 from worker.delivery import Delivery, PlainProperties
 from worker.demo.rabbitmq_server import RabbitServer
 from worker.findings import Verdict, judge_clock
+from worker.postgres.migrations import find_migrations
 from worker.rabbitmq.inspect import PROBE_APP_ID
 from worker.rabbitmq.source import connect
 from worker.rabbitmq.topology import dead_queue, ensure_topology, main_queue
@@ -133,10 +134,8 @@ async def test_servers_that_hold_nothing_yet(
     monkeypatch.setenv("USAGE_POSTGRES_DSN", database_dsn)
     found = await check()
     assert found.status == 1
-    assert (
-        "Postgres: schema public lacks 0001_usage_logs.sql, 0002_dead_letters.sql: run usage-worker migrate"
-        in found.wrong
-    )
+    names = ", ".join(migration.name for migration in find_migrations())
+    assert f"Postgres: schema public lacks {names}: run usage-worker migrate" in found.wrong
     assert all("run usage-worker migrate" in line for line in found.wrong)
     assert f"RabbitMQ: queue {settings.queue} is not there yet; the worker declares it at its start" in found.fine
     assert "Postgres: not checked: rights on tables: there are none yet" in found.fine

@@ -69,6 +69,8 @@ async def test_metrics(client: aiohttp.ClientSession) -> None:
             "database_up",
             "dead_letters_open",
             "dead_letters_oldest_open_seconds",
+            "dead_letters_bytes",
+            "dead_letter_bodies_given_up",
         )
     }
     assert [sample.value for sample in families["usage_worker_held_events"].samples] == [3.0]

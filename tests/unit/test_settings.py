@@ -43,6 +43,8 @@ LIMITS = [
     ("USAGE_SHUTDOWN_TIMEOUT", "601", "less than or equal to 600"),
     ("USAGE_MAX_AHEAD", "-1", "greater than or equal to 0"),
     ("USAGE_MAX_AGE", "0", "greater than or equal to 1"),
+    ("USAGE_DEAD_LETTER_BYTES_MAX", "-1", "greater than or equal to 0"),
+    ("USAGE_DEAD_LETTER_BYTES_MAX", "10GB", "a valid integer"),
 ]
 
 
@@ -96,6 +98,7 @@ def test_the_last_good_values(monkeypatch: pytest.MonkeyPatch) -> None:
         "SHUTDOWN_TIMEOUT": "600",
         "MAX_AHEAD": "0",
         "MAX_AGE": "1",
+        "DEAD_LETTER_BYTES_MAX": "0",
         "TOPOLOGY": "passive",
     }.items():
         monkeypatch.setenv(f"USAGE_{name}", value)

@@ -14,6 +14,7 @@ $ export USAGE_POSTGRES_DSN=postgresql://usage@127.0.0.1:5432/usage
 $ usage-worker migrate
 applied 0001_usage_logs.sql in 0.12 s
 applied 0002_dead_letters.sql in 0.05 s
+applied 0003_bodies_given_up.sql in 0.01 s
 """
 
 

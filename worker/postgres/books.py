@@ -143,7 +143,8 @@ class Ledger:
 async def ids_in_bodies(connection: asyncpg.Connection) -> AsyncIterator[tuple[bytes, set[bytes]]]:
     """Each letter of a whole message, by its id's text, with what looks like an id in its body; in a transaction."""
     sizes = connection.cursor(
-        f"SELECT l.id, octet_length(l.body) AS size_bytes FROM ai_usage_dead_letters l WHERE {WHOLE_MESSAGE}",  # noqa: S608 - a text of this file
+        f"SELECT l.id, octet_length(l.body) AS size_bytes FROM ai_usage_dead_letters l"  # noqa: S608 - a text of this file
+        f" WHERE {WHOLE_MESSAGE} AND l.body IS NOT NULL",
         prefetch=BODIES_AT_ONCE,
         timeout=STATEMENT_SECONDS_MAX,
     )

@@ -16,6 +16,7 @@ _OLDEST = """
 SELECT coalesce(extract(epoch FROM clock_timestamp() - min(first_seen)), 0)::float8
 FROM ai_usage_dead_letters WHERE status = 'open'
 """
+_SIZE = "SELECT pg_total_relation_size('ai_usage_dead_letters')"
 
 
 class PostgresCensus:
@@ -41,10 +42,11 @@ class PostgresCensus:
             with translated():
                 rows = await self._connection.fetch(_COUNT, [reason.value for reason in Reason])
                 oldest_seconds = await self._connection.fetchval(_OLDEST)
+                table_bytes = await self._connection.fetchval(_SIZE)
         except BaseException:
             self.abandon()
             raise
-        return OpenLetters({row["reason"]: row["letters"] for row in rows}, max(0.0, oldest_seconds))
+        return OpenLetters({row["reason"]: row["letters"] for row in rows}, max(0.0, oldest_seconds), table_bytes)
 
     def abandon(self) -> None:
         """See `Census.abandon`."""

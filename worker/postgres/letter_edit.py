@@ -14,6 +14,7 @@ from usage_events.rules import Window
 from worker.letter_text import difference
 from worker.mending import Change, Mended, Outcome, identity_after, mend
 from worker.postgres.letter_table import (
+    HAS_BODY,
     Action,
     Filter,
     StoredLetter,
@@ -71,7 +72,7 @@ def judge(letter: StoredLetter, options: EditOptions) -> Mending:
 
 async def pick_for_edit(connection: asyncpg.Connection, chosen: Filter) -> int:
     """Note the open letters that a filter chooses now, for `edit_all`; how many there are."""
-    return (await pick(connection, chosen, _OPEN)).letters
+    return (await pick(connection, chosen, f"{_OPEN} AND {HAS_BODY}")).letters
 
 
 async def edit_set(connection: asyncpg.Connection, chosen: Filter, options: EditOptions) -> list[Mending]:

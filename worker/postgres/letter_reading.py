@@ -11,7 +11,8 @@ from worker.postgres.letter_table import Filter
 
 BRIEF_COLUMNS = """
 l.id, l.event_id, l.reason, l.status, l.errors, l.app_id, l.amqp_user, l.user_id, l.organization_id, l.model,
-l.occurrences, l.first_seen, l.last_seen, l.worker, l.edited_body IS NOT NULL AS is_edited
+l.occurrences, l.first_seen, l.last_seen, l.worker, l.edited_body IS NOT NULL AS is_edited,
+l.body IS NULL AS is_body_given_up
 """
 WHOLE_COLUMNS = f"""
 {BRIEF_COLUMNS}, l.content_type, l.headers, l.exchange, l.routing_key, l.queue, l.body, l.edited_body

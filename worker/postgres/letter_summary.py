@@ -9,7 +9,7 @@ from uuid import UUID
 import asyncpg
 
 from worker.postgres.carrier import Carrier, Lot
-from worker.postgres.letter_table import Filter
+from worker.postgres.letter_table import HAS_NO_BODY, Filter
 
 SAMPLES_LETTERS_MAX = 200  # of all groups together: each is carried
 
@@ -28,13 +28,14 @@ SET LOCAL work_mem = '32MB'
 _GROUPS = """
 SELECT reason, field, app_id, sum(letters)::bigint AS letters, sum(occurrences)::bigint AS occurrences,
        sum(last_minute)::bigint AS last_minute, sum(last_hour)::bigint AS last_hour,
-       min(first_seen) AS first_seen, max(last_seen) AS last_seen,
+       min(first_seen) AS first_seen, max(last_seen) AS last_seen, sum(bodies_given_up)::bigint AS bodies_given_up,
        array_agg(CASE slot & 1 WHEN 0 THEN oldest ELSE newest END) AS samples
 FROM (
     SELECT l.reason, l.errors -> 0 ->> 'field' AS field, l.app_id, get_byte(l.fingerprint, 0) & 15 AS slot,
            count(*) AS letters, sum(l.occurrences) AS occurrences,
            count(*) FILTER (WHERE l.first_seen > now() - interval '1 minute') AS last_minute,
            count(*) FILTER (WHERE l.first_seen > now() - interval '1 hour') AS last_hour,
+           count(*) FILTER (WHERE {has_no_body}) AS bodies_given_up,
            min(l.first_seen) AS first_seen, max(l.last_seen) AS last_seen, min(l.ctid) AS oldest,
            max(l.ctid) AS newest
     FROM ai_usage_dead_letters l WHERE {condition}
@@ -58,6 +59,7 @@ class Group:
     last_hour: int
     first_seen: datetime
     last_seen: datetime
+    bodies_given_up: int
     samples: tuple[UUID, ...]
 
 
@@ -74,7 +76,7 @@ async def read_groups(connection: asyncpg.Connection, chosen: Filter) -> list[Gr
     # One snapshot for both: a letter's place is its own only so long.
     async with connection.transaction(isolation="repeatable_read", readonly=True):
         await connection.execute(_PLAN)
-        rows = await connection.fetch(_GROUPS.format(condition=condition), *arguments)
+        rows = await connection.fetch(_GROUPS.format(condition=condition, has_no_body=HAS_NO_BODY), *arguments)
         rows.sort(key=lambda row: (-row["letters"], row["reason"], row["field"] or "", row["app_id"] or ""))
         shown = rows[: chosen.limit]
         share = max(1, SAMPLES_LETTERS_MAX // max(1, len(shown)))
@@ -91,6 +93,7 @@ async def read_groups(connection: asyncpg.Connection, chosen: Filter) -> list[Gr
             row["last_hour"],
             row["first_seen"],
             row["last_seen"],
+            row["bodies_given_up"],
             tuple(ids[place] for place in row["samples"][:share] if place in ids),
         )
         for row in rows

@@ -97,6 +97,10 @@ class StoredLetter(NamedTuple):
         return self.first_seen, self.id
 
 
+# What was given up, above USAGE_DEAD_LETTER_BYTES_MAX, cannot be carried, unless an operator has written another body.
+HAS_BODY = "coalesce(l.edited_body, l.body) IS NOT NULL"
+HAS_NO_BODY = f"NOT {HAS_BODY}"
+
 _LETTER_COLUMNS = """
 l.id, l.reason, l.status, coalesce(l.edited_body, l.body) AS body, l.content_type, l.first_seen, l.headers, l.app_id,
 l.amqp_user, l.exchange, l.routing_key, l.queue
@@ -113,6 +117,7 @@ async def lock_letters(
 ) -> list[StoredLetter]:
     """Up to `limit` letters that nobody else works on, the oldest first; they stay locked to the transaction's end.
 
+    None whose body was given up.
     Fewer where their bodies would not fit `LOCKED_BYTES_MAX`, but one at least.
 
     Args:
@@ -122,7 +127,7 @@ async def lock_letters(
         after: only letters behind this place.
         also: a further condition on `l`, a text of the caller's own.
     """
-    condition, arguments = chosen.where()
+    condition, arguments = _with_body(chosen)
     if after is not None:
         arguments += after
         condition += f" AND (l.first_seen, l.id) > (${len(arguments) - 1}, ${len(arguments)})"
@@ -150,7 +155,7 @@ async def skipped_letters(
     also: str = "true",
 ) -> list[UUID]:
     """The ids that `lock_letters` passed over up to the last of `locked`: somebody else works on these letters."""
-    condition, arguments = chosen.where()
+    condition, arguments = _with_body(chosen)
     for sign, place in ((">", after), ("<=", locked[-1].place if locked else None)):
         if place is not None:
             arguments += place
@@ -164,24 +169,26 @@ async def skipped_letters(
     return [row["id"] for row in rows]
 
 
-async def count_letters(connection: asyncpg.Connection, chosen: Filter) -> int:
-    """How many letters a filter chooses, its limit considered."""
+async def count_letters(connection: asyncpg.Connection, chosen: Filter, also: str = "true") -> int:
+    """How many letters a filter chooses, its limit considered; `also` is a further condition on `l`."""
     condition, arguments = chosen.where()
     limit = "" if chosen.limit is None else f" LIMIT {chosen.limit:d}"
     counted = await connection.fetchval(
-        f"SELECT count(*) FROM (SELECT FROM ai_usage_dead_letters l WHERE {condition}{limit}) chosen",  # noqa: S608
+        f"SELECT count(*) FROM (SELECT FROM ai_usage_dead_letters l WHERE {condition} AND {also}{limit}) chosen",  # noqa: S608
         *arguments,
     )
     return int(counted)
 
 
-async def stream_letters(connection: asyncpg.Connection, chosen: Filter, columns: str) -> AsyncIterator[asyncpg.Record]:
-    """The letters' `columns`, oldest first, by a cursor: any number of them in constant memory."""
+async def stream_letters(
+    connection: asyncpg.Connection, chosen: Filter, columns: str, also: str = "true"
+) -> AsyncIterator[asyncpg.Record]:
+    """The letters' `columns`, oldest first, by a cursor: any number of them in constant memory. See `count_letters`."""
     condition, arguments = chosen.where()
     limit = "" if chosen.limit is None else f" LIMIT {chosen.limit:d}"
     # Their places are sorted without them: bodies would fill the server's disk.
     query = (
-        f"SELECT {columns} FROM (SELECT l.id, l.first_seen FROM ai_usage_dead_letters l WHERE {condition}"  # noqa: S608 - columns are the caller's own
+        f"SELECT {columns} FROM (SELECT l.id, l.first_seen FROM ai_usage_dead_letters l WHERE {condition} AND {also}"  # noqa: S608 - columns are the caller's own
         f" ORDER BY l.first_seen, l.id{limit}) place JOIN ai_usage_dead_letters l ON l.id = place.id"
         " ORDER BY place.first_seen, place.id"
     )
@@ -191,8 +198,8 @@ async def stream_letters(connection: asyncpg.Connection, chosen: Filter, columns
 
 
 async def read_letters(connection: asyncpg.Connection, chosen: Filter) -> AsyncIterator[StoredLetter]:
-    """The letters as they would be carried, oldest first; none is locked."""
-    async for row in stream_letters(connection, chosen, _LETTER_COLUMNS):
+    """The letters as they would be carried, oldest first; none is locked, and none without body is there."""
+    async for row in stream_letters(connection, chosen, _LETTER_COLUMNS, HAS_BODY):
         yield _letter(row)
 
 
@@ -226,6 +233,11 @@ async def note_actions(
             for action in actions
         ],
     )  # fmt: skip
+
+
+def _with_body(chosen: Filter) -> tuple[str, list[Any]]:
+    condition, arguments = chosen.where()
+    return f"{condition} AND {HAS_BODY}", arguments
 
 
 def _letter(row: asyncpg.Record) -> StoredLetter:

@@ -87,18 +87,25 @@ GROUP BY outcome
 
 # The upsert takes the rows' locks in the order of their fingerprints; what may change beside the counts is decided
 # after it, on rows that are locked. A letter from the dead queue was never read: what it is about is known only when
-# its body comes again and is.
+# its body comes again and is. Above the ceiling new bodies are given up; one that comes again below it is put back.
+_KEPT = {"body": "CASE WHEN NOT (SELECT is_met FROM ceiling) THEN body END"}
 _RECORD = f"""
-WITH recorded AS (
+WITH ceiling AS MATERIALIZED (
+    SELECT CASE WHEN $1::bigint IS NULL THEN false
+                ELSE pg_total_relation_size('ai_usage_dead_letters') >= $1 END AS is_met
+), recorded AS (
     INSERT INTO ai_usage_dead_letters AS l ({", ".join(name for name, _ in _LETTER_COLUMNS)})
-    SELECT {", ".join(name for name, _ in _LETTER_COLUMNS)} FROM {_LETTER_STAGE} ORDER BY fingerprint
+    SELECT {", ".join(_KEPT.get(name, name) for name, _ in _LETTER_COLUMNS)} FROM {_LETTER_STAGE} ORDER BY fingerprint
     ON CONFLICT (fingerprint) DO UPDATE
     SET occurrences = l.occurrences + excluded.occurrences,
         last_seen = greatest(l.last_seen, excluded.last_seen),
-        worker = excluded.worker
-    RETURNING l.occurrences
+        worker = excluded.worker,
+        body = coalesce(l.body, excluded.body)
+    RETURNING l.occurrences, l.body IS NULL AS is_given_up
 )
-SELECT sum(occurrences) FROM recorded
+SELECT sum(occurrences) AS occurrences, count(*) FILTER (WHERE is_given_up) AS bodies_given_up,
+       (SELECT is_met FROM ceiling) AS is_above
+FROM recorded
 """  # noqa: S608 - names of this module only
 
 _REOPEN = f"""
@@ -129,6 +136,13 @@ class Merged(NamedTuple):
     stored: int
     duplicates: int
     refused: dict[int, Reason]
+
+
+class Recorded(NamedTuple):
+    """Of the letters that were written, how many have no body, and whether the table was above its ceiling."""
+
+    bodies_given_up: int = 0
+    is_above: bool = False
 
 
 async def prepare(connection: asyncpg.Connection) -> None:
@@ -165,11 +179,19 @@ async def merge(connection: asyncpg.Connection, numbered: Sequence[tuple[int, Ev
 
 
 async def record(
-    connection: asyncpg.Connection, letters: Sequence[DeadLetter], *, worker: str, seen_at: datetime
-) -> None:
-    """Write dead letters, added up and sorted by `letters.add_up`; a body that is known is counted."""
+    connection: asyncpg.Connection,
+    letters: Sequence[DeadLetter],
+    *,
+    worker: str,
+    seen_at: datetime,
+    bytes_max: int | None = None,
+) -> Recorded:
+    """Write dead letters, added up and sorted by `letters.add_up`; a body that is known is counted.
+
+    A new body is given up where the table has `bytes_max` bytes already.
+    """
     if not letters:
-        return
+        return Recorded()
     records = [
         (
             letter.fingerprint, letter.event_id, letter.reason.value, letter.errors_json, letter.body,
@@ -183,8 +205,11 @@ async def record(
         _LETTER_STAGE, records=records, columns=[name for name, _ in _LETTER_COLUMNS]
     )
     # More occurrences than are new: some of these bodies have come before.
-    if await connection.fetchval(_RECORD) != sum(letter.occurrences for letter in letters):
+    row = await connection.fetchrow(_RECORD, bytes_max)
+    assert row is not None  # noqa: S101 - an aggregate has one row
+    if row["occurrences"] != sum(letter.occurrences for letter in letters):
         await connection.execute(_REOPEN)
+    return Recorded(row["bodies_given_up"], row["is_above"])
 
 
 async def _classify(connection: asyncpg.Connection) -> tuple[int, dict[int, Reason], int]:

@@ -23,7 +23,7 @@ CREATE TEMPORARY TABLE IF NOT EXISTS picked_letters (
     ordinal BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY, id UUID NOT NULL, body_bytes BIGINT NOT NULL
 )
 """
-BODY_BYTES = "octet_length(l.body) + coalesce(octet_length(l.edited_body), 0)"
+BODY_BYTES = "coalesce(octet_length(l.body), 0) + coalesce(octet_length(l.edited_body), 0)"
 
 
 class Picked(NamedTuple):

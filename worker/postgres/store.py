@@ -5,6 +5,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 from worker.batch import Batch, Origin
+from worker.ceiling import Ceiling
 from worker.errors import SystemUnavailableError
 from worker.letters import DeadLetter, add_up, letter_of_event, letters_of_rejects, refusal_of
 from worker.postgres.isolate import Isolation
@@ -22,6 +23,7 @@ class PostgresStore:
         dsn: where Postgres is; several hosts are tried in order.
         schema: the schema that holds the tables.
         worker: this worker's name, which stands in its dead letters.
+        ceiling: of the table of dead letters; none where it is not given.
         utcnow: the clock that dates dead letters.
     """
 
@@ -31,11 +33,13 @@ class PostgresStore:
         schema: str,
         *,
         worker: str,
+        ceiling: Ceiling | None = None,
         utcnow: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._dsn = dsn
         self._schema = schema
         self._worker = worker
+        self._ceiling = ceiling or Ceiling()
         self._utcnow = utcnow
         self._session = WriterSession(dsn, schema, name=f"usage-worker {worker}")
 
@@ -79,8 +83,17 @@ class PostgresStore:
             async with connection.transaction():
                 merged = await merge(connection, isolation.sound())
                 letters = self._letters(batch, isolation, merged)
-                await record(connection, add_up(letters), worker=self._worker, seen_at=self._utcnow())
-        return Written(merged.stored, merged.duplicates, Counter(letter.reason for letter in letters))
+                recorded = await record(
+                    connection,
+                    add_up(letters),
+                    worker=self._worker,
+                    seen_at=self._utcnow(),
+                    bytes_max=self._ceiling.bytes_max,
+                )
+        if letters:
+            self._ceiling.note(is_above=recorded.is_above)
+        dead = Counter(letter.reason for letter in letters)
+        return Written(merged.stored, merged.duplicates, dead, recorded.bodies_given_up)
 
     def _letters(self, batch: Batch, isolation: Isolation, merged: Merged) -> list[DeadLetter]:
         letters = letters_of_rejects(batch)

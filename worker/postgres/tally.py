@@ -42,13 +42,15 @@ class Sample:
 class Tally:
     """What became of the letters of one run.
 
-    `busy` are those that somebody else worked on all the time, `left_out` those that may have ended an earlier replay.
+    `busy` are those that somebody else worked on all the time, `left_out` those that may have ended an earlier replay,
+    `bodies_given_up` those that have nothing to carry.
     """
 
     groups: dict[Group, Sample] = field(default_factory=dict)
     carried: int = 0
     stayed: int = 0
     busy: int = 0
+    bodies_given_up: int = 0
     left_out: list[UUID] = field(default_factory=list)
     ending: Ending = Ending.DONE
 
@@ -61,7 +63,7 @@ class Tally:
     def is_whole(self) -> bool:
         """Whether every letter that was chosen has come home."""
         done = self.ending in (Ending.DONE, Ending.MAX)
-        return done and not (self.stayed or self.busy or self.left_out)
+        return done and not (self.stayed or self.busy or self.left_out or self.bodies_given_up)
 
     def add(self, carried: Iterable[Carried]) -> None:
         """A set of letters has been carried."""

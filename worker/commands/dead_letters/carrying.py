@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from worker.ceiling import BODY_GIVEN_UP
 from worker.errors import UsageWorkerError
 from worker.logs import configure_logs
 from worker.postgres.carrier import Carrier
@@ -140,6 +141,7 @@ def _totals(tally: Tally) -> dict[str, Any]:
         "recovered": tally.recovered,
         "refused": tally.stayed,
         "busy": tally.busy,
+        "bodies_given_up": tally.bodies_given_up,
         "left_out": [str(letter_id) for letter_id in tally.left_out],
     }
 
@@ -178,6 +180,8 @@ def _warnings(tally: Tally) -> Iterator[str]:
         yield "ended early: the database could not go on; nothing is half done; run this again to go on"
     if tally.busy:
         yield f"{tally.busy:,} were in other hands all the time; run this again"
+    if tally.bodies_given_up:
+        yield f"{tally.bodies_given_up:,} cannot be replayed; of each, {BODY_GIVEN_UP}"
     if tally.left_out:
         named = " ".join(f"--id {letter_id}" for letter_id in tally.left_out[:LEFT_OUT_SHOWN])
         more = len(tally.left_out) - LEFT_OUT_SHOWN

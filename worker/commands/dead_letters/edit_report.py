@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from worker.ceiling import BODY_GIVEN_UP
 from worker.commands.dead_letters.bulk import plural
 from worker.errors import UsageWorkerError
 from worker.letter_text import difference, one_line
@@ -29,13 +30,16 @@ class EditReport:
         self._changed: list[Mending] = []
         self._left: list[Mending] = []
         self.busy = 0
+        self.bodies_given_up = 0
         self.is_stopped = False
         self.is_failed = False
 
     @property
     def is_whole(self) -> bool:
         """Whether nothing is left."""
-        return not (any(self.counts[outcome] for outcome in LEFT) or self.busy or self.is_stopped)
+        return not (
+            any(self.counts[outcome] for outcome in LEFT) or self.busy or self.bodies_given_up or self.is_stopped
+        )
 
     def add(self, mendings: Sequence[Mending]) -> None:
         """Take in what is done, for good where it is no dry run."""
@@ -95,6 +99,8 @@ class EditReport:
             yield f"{refused:,} left as they are: they would still be refused (--force saves them all the same)"
         if impossible := self.counts[Outcome.IMPOSSIBLE]:
             yield f"{impossible:,} left as they are: they cannot be edited so"
+        if self.bodies_given_up:
+            yield f"{self.bodies_given_up:,} cannot be edited; of each, {BODY_GIVEN_UP}"
         if self.busy:
             yield f"{self.busy:,} were in other hands all the time: run this again"
         if self.is_stopped:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from uuid import UUID
 
+from worker.ceiling import BODY_GIVEN_UP
 from worker.commands.dead_letters.bulk import EXIT_PARTLY, Work, working
 from worker.commands.dead_letters.edit_report import EditReport
 from worker.commands.dead_letters.editor import editor_file, type_body
@@ -28,7 +29,15 @@ from worker.postgres.letter_edit import (
     preview_all,
 )
 from worker.postgres.letter_reading import find_letters
-from worker.postgres.letter_table import Filter, Status, StoredLetter, count_letters, read_letters
+from worker.postgres.letter_table import (
+    HAS_BODY,
+    HAS_NO_BODY,
+    Filter,
+    Status,
+    StoredLetter,
+    count_letters,
+    read_letters,
+)
 from worker.postgres.rights import require
 from worker.settings import Settings, load_settings
 
@@ -81,7 +90,8 @@ def edit_many(chosen: Filter, request: Request, *, yes: bool) -> int:
 
 async def _preview(chosen: Filter, options: EditOptions, report: EditReport) -> None:
     async with session("edit", carries=False) as (connection, _):
-        total = await count_letters(connection, chosen)
+        total = await count_letters(connection, chosen, HAS_BODY)
+        report.bodies_given_up = await count_letters(connection, chosen, HAS_NO_BODY)
         async with working("looking", total) as work, _reporting(report, work):
             async for mending in preview_all(connection, chosen, options):
                 report.add([mending])
@@ -94,6 +104,7 @@ async def _edit(chosen: Filter, options: EditOptions, report: EditReport, *, yes
     async with session("edit", carries=False) as (connection, _):
         await require(connection, RIGHTS)
         total = await pick_for_edit(connection, chosen)
+        report.bodies_given_up = await count_letters(connection, chosen, HAS_NO_BODY)
         confirm_bulk(total, yes=yes, action="edit")
         async with working("editing", total) as work, _reporting(report, work):
             async for done in edit_all(connection, chosen, options):
@@ -190,6 +201,10 @@ async def _read(some_id: UUID) -> StoredLetter:
         if len(found) > 1:
             ids = ", ".join(str(letter["id"]) for letter in found)
             raise UsageWorkerError(f"the event {some_id} has {len(found)} letters; name one of them: {ids}")
+        if found[0]["body"] is None and found[0]["edited_body"] is None:
+            raise UsageWorkerError(
+                f"letter {found[0]['id']} cannot be edited: {BODY_GIVEN_UP}; its producer can publish the event again"
+            )
         [letter] = [one async for one in read_letters(connection, Filter(ids=(found[0]["id"],), status=None))]
     if letter.status is Status.RECOVERED:
         raise UsageWorkerError(f"letter {letter.id} is recovered: its event is stored, and cannot be edited here")

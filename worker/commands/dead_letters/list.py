@@ -24,7 +24,7 @@ $ usage-worker dead-letters list --status any --user 0190a1b2-... --limit 500 --
 @json_option
 def command(*, chosen: "Filter", redact: bool | None, as_json: bool) -> None:
     """List letters, those first that came last."""
-    from worker.commands.dead_letters.showing import first_error, moment, print_json, print_table
+    from worker.commands.dead_letters.showing import moment, print_json, print_table
 
     letters = asyncio.run(_read(chosen, redact))
     if as_json:
@@ -36,12 +36,20 @@ def command(*, chosen: "Filter", redact: bool | None, as_json: bool) -> None:
     rows = [
         (
             str(letter["id"]), letter["status"], letter["reason"], letter["app_id"] or "", f"{letter['occurrences']:,}",
-            moment(letter["first_seen"]), moment(letter["last_seen"]), first_error(letter["errors"]),
+            moment(letter["first_seen"]), moment(letter["last_seen"]), _error(letter),
         )
         for letter in letters
     ]  # fmt: skip
     headings = ("id", "status", "reason", "producer", "times", "first seen", "last seen", "error")
     print_table(headings, rows, numbers=("id", "times", "first seen", "last seen"))
+
+
+def _error(letter: dict[str, Any]) -> str:
+    from worker.ceiling import BODY_GIVEN_UP
+    from worker.commands.dead_letters.showing import first_error
+
+    text = first_error(letter["errors"])
+    return f"{text}; {BODY_GIVEN_UP}" if letter["is_body_given_up"] and not letter["is_edited"] else text
 
 
 async def _read(chosen: "Filter", redact: bool | None) -> list[dict[str, Any]]:  # noqa: FBT001 - see is_redacted

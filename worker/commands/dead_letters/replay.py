@@ -70,14 +70,16 @@ async def _replay(chosen: "Filter", limits: "ReplayLimits", *, who: str, yes: bo
 
     from worker.commands.dead_letters.carrying import opened, report, run_to_the_end
     from worker.commands.dead_letters.session import session
-    from worker.postgres.letter_table import count_letters
+    from worker.postgres.letter_table import HAS_BODY, HAS_NO_BODY, count_letters
 
     async with session("replay", carries=False) as (connection, settings):
-        count = await count_letters(connection, chosen)
+        count = await count_letters(connection, chosen, HAS_BODY)
+        without_body = await count_letters(connection, chosen, HAS_NO_BODY)
     count = min(count, limits.letters_max or count)
     confirm_bulk(count, yes=yes, action="replay")
     # What arrives meanwhile was not agreed to.
     async with opened(chosen, replace(limits, letters_max=count), settings, who=who, is_trial=False) as replay:
+        replay.tally.bodies_given_up = without_body
         try:
             await run_to_the_end(replay, count, "replaying")
         finally:

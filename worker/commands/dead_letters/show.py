@@ -71,10 +71,10 @@ async def _read(some_id: UUID, redact: bool | None) -> list[dict[str, Any]]:  # 
 def _redacted(letter: dict[str, Any]) -> dict[str, Any]:
     from worker.redaction import redact_body, redact_errors, redact_note
 
-    edited = letter["edited_body"]
+    body, edited = letter["body"], letter["edited_body"]
     return letter | {
         "errors": redact_errors(letter["errors"]),
-        "body": redact_body(letter["body"]),
+        "body": None if body is None else redact_body(body),
         "edited_body": None if edited is None else redact_body(edited),
         "history": [action | {"note": redact_note(action["action"], action["note"])} for action in letter["history"]],
     }
@@ -99,7 +99,7 @@ def _text(body: bytes) -> str | None:
 
 def _lines(letter: dict[str, Any]) -> Iterator[str]:
     from worker.commands.dead_letters.showing import moment
-    from worker.letter_text import difference, one_line, readable
+    from worker.letter_text import one_line
 
     yield f"letter {letter['id']}: {letter['reason']}"
     for label, name in FACTS:
@@ -112,17 +112,28 @@ def _lines(letter: dict[str, Any]) -> Iterator[str]:
     yield "errors"
     for error in letter["errors"]:
         yield from _error_lines(error)
-    yield f"body, {len(letter['body']):,} bytes"
-    yield _indented(readable(letter["body"]))
-    if letter["edited_body"] is not None:
-        yield f"edited body, {len(letter['edited_body']):,} bytes"
-        yield _indented(readable(letter["edited_body"]))
-        yield "what differs"
-        yield _indented(difference(letter["body"], letter["edited_body"]))
+    yield from _body_lines(letter["body"], letter["edited_body"])
     yield "history"
     yield f"  {moment(letter['first_seen'])}  first seen"
     for action in letter["history"]:
         yield _indented(_action(action))
+
+
+def _body_lines(body: bytes | None, edited: bytes | None) -> Iterator[str]:
+    from worker.ceiling import BODY_GIVEN_UP
+    from worker.letter_text import difference, readable
+
+    if body is None:
+        yield f"no body: {BODY_GIVEN_UP}"
+    else:
+        yield f"body, {len(body):,} bytes"
+        yield _indented(readable(body))
+    if edited is not None:
+        yield f"edited body, {len(edited):,} bytes"
+        yield _indented(readable(edited))
+    if body is not None and edited is not None:
+        yield "what differs"
+        yield _indented(difference(body, edited))
 
 
 def _error_lines(error: dict[str, Any]) -> Iterator[str]:

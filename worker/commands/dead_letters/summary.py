@@ -40,6 +40,7 @@ class Summary:
     occurrences: int
     last_minute: int
     last_hour: int
+    bodies_given_up: int
 
 
 @click.command("summary", epilog=EXAMPLE)
@@ -105,6 +106,7 @@ async def _read(opened: "Session", carrier: "Carrier", chosen: "Filter") -> Summ
         occurrences=sum(group.occurrences for group in groups),
         last_minute=sum(group.last_minute for group in groups),
         last_hour=sum(group.last_hour for group in groups),
+        bodies_given_up=sum(group.bodies_given_up for group in groups),
     )
 
 
@@ -142,9 +144,13 @@ def _row(group: "Group", passing: "Passing") -> tuple[str, ...]:
 
 
 def _sentence(summary: Summary) -> str:
+    from worker.ceiling import BODY_GIVEN_UP
+
     text = (
         f"{summary.letters:,} letters, seen {summary.occurrences:,} times;"
         f" {summary.last_hour:,} new in the last hour, {summary.last_minute:,} in the last minute"
     )
+    if summary.bodies_given_up:
+        text += f"; {summary.bodies_given_up:,} cannot be replayed; of each, {BODY_GIVEN_UP}"
     left = summary.groups - len(summary.shown)
     return f"{text}; {left:,} smaller groups not shown: raise --limit" if left else text

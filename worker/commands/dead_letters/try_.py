@@ -36,12 +36,14 @@ def command(*, chosen: "Filter", as_json: bool) -> None:
 async def _try(chosen: "Filter", *, as_json: bool) -> None:
     from worker.commands.dead_letters.carrying import opened, report, run_to_the_end
     from worker.commands.dead_letters.session import session
-    from worker.postgres.letter_table import count_letters
+    from worker.postgres.letter_table import HAS_BODY, HAS_NO_BODY, count_letters
     from worker.postgres.replay import ReplayLimits
 
     async with session("try", carries=False) as (connection, settings):
-        count = await count_letters(connection, chosen)
+        count = await count_letters(connection, chosen, HAS_BODY)
+        without_body = await count_letters(connection, chosen, HAS_NO_BODY)
     async with opened(chosen, ReplayLimits(count), settings, who=default_who(), is_trial=True) as trial:
+        trial.tally.bodies_given_up = without_body
         try:
             await run_to_the_end(trial, count, "trying")
         finally:
