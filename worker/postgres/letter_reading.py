@@ -25,7 +25,8 @@ _PAUSE = "5 minutes"
 _RUNS = f"""
 SELECT min(at) AS since, max(at) AS until, who, action, filter, from_reason, to_reason, from_status, to_status,
        CASE WHEN min(note) = max(note) THEN min(note) END AS note,
-       count(*) AS letters, min(letter_id::text) AS sample_id
+       count(*) FILTER (WHERE letter_id <> '00000000-0000-0000-0000-000000000000') AS letters,
+       min(letter_id::text) AS sample_id
 FROM (
     SELECT *, count(*) FILTER (WHERE pause IS NULL OR pause > interval '{_PAUSE}') OVER same AS run
     FROM (

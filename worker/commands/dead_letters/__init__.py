@@ -17,6 +17,7 @@ COMMANDS: dict[str, str] = {
     "reopen": "Open discarded letters again.",
     "note": "Add a remark to a letter's history.",
     "purge": "Remove letters that were settled long ago.",
+    "erase": "Remove a person or an organization from all that is stored.",
 }
 EXAMPLE = """
 \b

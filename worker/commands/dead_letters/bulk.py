@@ -110,9 +110,9 @@ async def _show(work: Work) -> None:
     await asyncio.sleep(QUIET_SECONDS)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task(work.what, total=work.total)
+        task = progress.add_task(work.what, total=work.total or None)
         while True:
-            progress.update(task, description=work.what, total=work.total, completed=work.done)
+            progress.update(task, description=work.what, total=work.total or None, completed=work.done)
             await asyncio.sleep(REFRESH_SECONDS)
 
 

@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 EXAMPLE = """
 \b
 Example:
-$ usage-worker dead-letters discard --reason bad_json --producer probe --why "a load test's garbage"
+$ usage-worker dead-letters discard --producer probe --why "a load test"
 This would discard 12 letters. Go on? [y/N]: y
 discarded 12 letters
 
 \b
-Exit status: 0 all are discarded; 3 only a part; 2 wrong usage; 1 anything else.
+Exit status: 0 all are discarded; 3 only a part; 2 wrong usage; 1 else.
 """
 
 

@@ -11,7 +11,7 @@ from worker.commands.dead_letters.options import check_words, json_option, who_o
 EXAMPLE = """
 \b
 Example:
-$ usage-worker dead-letters note 0190a1b2-7c11-7d3e-8f00-5d6a3f0b9c2e "asked the team of chat"
+$ usage-worker dead-letters note 0190a1b2-7c11-7d3e-8f00-5d6a3f0b9c2e "asked"
 noted on letter 0190a1b2-7c11-7d3e-8f00-5d6a3f0b9c2e
 """
 

@@ -21,7 +21,7 @@ EXAMPLE = """
 \b
 Example:
 $ usage-worker dead-letters reopen --producer chat --since 1d
-$ usage-worker dead-letters reopen --status recovered --user 0198c0de-0000-7000-8000-000000000001
+$ usage-worker dead-letters reopen --status recovered --model gpt-4o-mini
 
 \b
 Exit status: 0 all are open; 3 only a part; 2 wrong usage; 1 anything else.
