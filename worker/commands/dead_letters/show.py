@@ -106,7 +106,8 @@ def _lines(letter: dict[str, Any]) -> Iterator[str]:
         if letter[name] is not None:
             yield f"  {label:<14} {one_line(str(letter[name]))}"
     yield f"  {'first seen':<14} {moment(letter['first_seen'])}"
-    yield f"  {'last seen':<14} {moment(letter['last_seen'])}, {letter['occurrences']:,} times in all"
+    times = "once" if letter["occurrences"] == 1 else f"{letter['occurrences']:,} times in all"
+    yield f"  {'last seen':<14} {moment(letter['last_seen'])}, {times}"
     for name, value in (letter["headers"] or {}).items():
         yield f"  {'header':<14} {one_line(f'{name}: {value}')}"
     yield "errors"
