@@ -18,8 +18,13 @@ KILLED = -9
 
 def use_crashing_worker(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Workers that are started from now on die of a message with `MARK` in it."""
+    use_worker(CRASHING_WORKER, folder, monkeypatch)
+
+
+def use_worker(script: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers that are started from now on run this script in the command's place."""
     command = folder / "usage-worker"
-    command.write_text(f'#!/bin/sh\nexec {shlex.join([sys.executable, str(CRASHING_WORKER)])} "$@"\n', encoding="utf-8")
+    command.write_text(f'#!/bin/sh\nexec {shlex.join([sys.executable, str(script)])} "$@"\n', encoding="utf-8")
     command.chmod(0o755)
     monkeypatch.setattr(harness_worker, "COMMAND", command)
 

@@ -24,6 +24,7 @@ from worker.postgres.carry import CarryOptions
 from worker.postgres.census import PostgresCensus
 from worker.postgres.heal import PostgresHealing
 from worker.postgres.store import PostgresStore
+from worker.rabbitmq.delivery_path import Ways, find_ways, library_version, prefetch_max
 from worker.rabbitmq.inspect import PROBE_APP_ID
 from worker.rabbitmq.source import RabbitSource
 from worker.rabbitmq.topology import DELIVERY_LIMIT
@@ -71,7 +72,7 @@ def keep_undecoded(delivery: Delivery, _: Window) -> Decoded:
     return Decoded([], range(0), [Reject(WHOLE_MESSAGE, delivery.body, refusal)])
 
 
-def build_pipelines(settings: Settings, metrics: Metrics) -> list[Pipeline]:
+def build_pipelines(settings: Settings, metrics: Metrics, ways: Ways) -> list[Pipeline]:
     """The pipeline of events, and the one that drains the dead queue into the dead letters."""
     name = worker_name()
     ceiling = Ceiling(settings.dead_letter_bytes_max)
@@ -85,12 +86,12 @@ def build_pipelines(settings: Settings, metrics: Metrics) -> list[Pipeline]:
         batch_bytes_max=settings.held_bytes_max // (settings.writers + 2),
         batch_age_seconds_max=settings.batch_max_age,
         held_bytes_max=settings.held_bytes_max,
-        prefetch_max=settings.prefetch,
+        prefetch_max=prefetch_max(settings, ways.events),
         max_age_seconds=settings.max_age,
         max_ahead_seconds=settings.max_ahead,
     )
     events = Pipeline(
-        source=RabbitSource(settings, queue=settings.queue, name=f"usage-worker {name}"),
+        source=RabbitSource(settings, queue=settings.queue, name=f"usage-worker {name}", way=ways.events),
         stores=[store() for _ in range(settings.writers)],
         probe=store(),
         decoder=decode_delivery,
@@ -98,7 +99,7 @@ def build_pipelines(settings: Settings, metrics: Metrics) -> list[Pipeline]:
         metrics=metrics,
     )
     drain = Pipeline(
-        source=RabbitSource(settings, queue=settings.dead_queue, name=f"usage-worker {name} dead queue"),
+        source=RabbitSource(settings, queue=settings.dead_queue, name=f"usage-worker {name} dead queue", way=ways.dead),
         stores=[store()],
         probe=store(),
         decoder=keep_undecoded,
@@ -139,7 +140,15 @@ async def run(settings: Settings) -> int:
     """
     disable_created_metrics()  # type: ignore[no-untyped-call] # a second series for each counter, which nobody asked for
     metrics = Metrics()
-    pipelines = build_pipelines(settings, metrics)
+    ways = await find_ways(settings)
+    if ways.problem is not None:
+        log.warning(
+            "the frame reader does not work with the AMQP library that is installed: deliveries come slower",
+            found=library_version(),
+            why=ways.problem,
+            way=ways.events.value,
+        )
+    pipelines = build_pipelines(settings, metrics, ways)
     events = pipelines[0]
 
     def why_not_ready() -> str | None:

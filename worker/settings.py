@@ -42,6 +42,13 @@ class LogLevel(StrEnum):
     ERROR = "error"
 
 
+class DeliveryPath(StrEnum):
+    """`fast`: the frame reader takes deliveries off the connection; `library`: the AMQP library delivers them."""
+
+    FAST = "fast"
+    LIBRARY = "library"
+
+
 class Topology(StrEnum):
     """`declare`: the worker declares exchange and queues; `passive`: someone else has, it only checks."""
 
@@ -88,6 +95,12 @@ class Settings(BaseSettings):
     )
     held_bytes_max: int = Field(
         default=64 * 1024 * 1024, ge=2 * 1024 * 1024, description="bytes of message bodies held at once"
+    )
+    delivery_path: DeliveryPath = Field(
+        default=DeliveryPath.FAST,
+        description="`fast`, or `library`: the AMQP library's own, slower; a message with a property that it cannot"
+        " read, such as a content type that is not UTF-8, breaks its connection until the broker has moved it to the"
+        " dead queue",
     )
     exchange: str = Field(
         default="usage",

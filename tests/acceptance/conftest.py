@@ -16,9 +16,24 @@ from worker.demo.postgres_server import PostgresServer
 
 
 @pytest.fixture
-async def system(migrated_dsn: str, amqp_url: str, names: Any, tmp_path: Path) -> AsyncIterator[System]:
+def delivery_path() -> str:
+    """How workers take deliveries; tests that run on both paths are parametrized with it."""
+    return "fast"
+
+
+@pytest.fixture
+async def system(
+    migrated_dsn: str, amqp_url: str, names: Any, tmp_path: Path, delivery_path: str
+) -> AsyncIterator[System]:
     """A database and a queue of this test's own, and no worker yet; workers left over are killed at the end."""
-    async with System(migrated_dsn, amqp_url, exchange=names.exchange, queue=names.queue, folder=tmp_path) as opened:
+    async with System(
+        migrated_dsn,
+        amqp_url,
+        exchange=names.exchange,
+        queue=names.queue,
+        folder=tmp_path,
+        delivery_path=delivery_path,
+    ) as opened:
         yield opened
 
 

@@ -24,7 +24,10 @@ def letters_in_order(letters: Iterator[Letter]) -> list[Letter]:
     return sorted(letters, key=lambda letter: (letter.content_type, letter.body))
 
 
-@pytest.mark.parametrize("batch_events_max", [1, 5000])
+@pytest.mark.parametrize(
+    ("batch_events_max", "delivery_path"),
+    [(1, "fast"), (5000, "fast"), pytest.param(1, "library", marks=pytest.mark.slow), (5000, "library")],
+)
 async def test_every_case_gets_its_outcome(system: System, batch_events_max: int) -> None:
     """Each message alone in its batch, and all of them mixed: the same rows, letters and duplicates."""
     fixtures = load_fixtures()

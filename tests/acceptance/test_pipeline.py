@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from delivery_paths import both_paths, both_paths_at_length
 from harness import Message, System, event, message, raw
 
 FAULTS: list[dict[str, Any]] = [
@@ -34,6 +35,7 @@ def bad_event(chance: random.Random) -> dict[str, Any]:
     return event(**chance.choice(FAULTS))
 
 
+@both_paths
 async def test_the_books_balance_with_bad_events_duplicates_and_a_kill(system: System) -> None:
     """Of 10,000 events, each ends as one row or as a letter, though the worker is killed among them."""
     chance = random.Random(7)
@@ -54,6 +56,7 @@ async def test_the_books_balance_with_bad_events_duplicates_and_a_kill(system: S
     assert books.letters["bad_json"] == 20
 
 
+@both_paths_at_length
 async def test_twenty_kills_at_random_instants_lose_and_double_nothing(system: System) -> None:
     """A worker dies 20 times while events come: each event is one row, and none became a dead letter."""
     seed = random.randrange(2**32)
@@ -76,6 +79,7 @@ async def test_twenty_kills_at_random_instants_lose_and_double_nothing(system: S
     assert books.letters == {}
 
 
+@both_paths_at_length
 async def test_two_workers_share_a_queue(system: System) -> None:
     """Both store a part, and together each event once."""
     workers = [await system.start_worker() for _ in range(2)]
@@ -89,6 +93,7 @@ async def test_two_workers_share_a_queue(system: System) -> None:
     (await system.books()).check()
 
 
+@both_paths_at_length
 async def test_bad_events_alone_neither_stop_nor_lose_anything(system: System) -> None:
     """Nothing but bad events: each becomes a letter under its own reason, and a good one after them is stored."""
     worker = await system.start_worker()
@@ -117,6 +122,7 @@ async def _all_counted(system: System, events: int) -> bool:
     return await system.workers[0].metric("events_total") == events
 
 
+@both_paths_at_length
 async def test_a_lone_event_after_a_pause_is_stored_by_its_age(system: System) -> None:
     """Nothing comes after it, so no size closes its batch: its age does."""
     worker = await system.start_worker(USAGE_BATCH_MAX_AGE="0.1")
@@ -134,6 +140,7 @@ async def _closed_by_age(system: System, before: float) -> bool:
     return await system.workers[0].metric("batches_total", trigger="age") == before + 1
 
 
+@both_paths_at_length
 @pytest.mark.parametrize("events_count", [1, 1000])
 async def test_a_message_is_acknowledged_whole(system: System, events_count: int) -> None:
     """The smallest and the largest message: every event of it is a row, also where a batch holds fewer."""
@@ -144,6 +151,7 @@ async def test_a_message_is_acknowledged_whole(system: System, events_count: int
     assert await system.stored() == events_count
 
 
+@both_paths_at_length
 async def test_a_growing_prefetch_spends_no_delivery(system: System) -> None:
     """A backlog is drained from prefetch 1 to its full size, and the broker hands out each message once."""
     await system.declare()

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import aio_pika
 import aiormq
 import pytest
+from delivery_paths import both_paths, both_paths_at_length
 from harness import System, event, message
 from supervision import killer, supervised, use_crashing_worker
 
@@ -41,6 +42,7 @@ async def _check_books(system: System, good: int, killers: int) -> None:
     assert found.letters == {"delivery_limit": killers}
 
 
+@both_paths_at_length
 async def test_a_message_that_kills_its_consumer_at_the_head_of_500(
     system: System, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -59,6 +61,7 @@ async def test_a_message_that_kills_its_consumer_at_the_head_of_500(
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
+@both_paths
 @pytest.mark.parametrize("workers", [1, 4])
 async def test_a_message_that_kills_its_consumers_in_the_middle_of_20000(
     system: System, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
@@ -74,6 +77,7 @@ async def test_a_message_that_kills_its_consumers_in_the_middle_of_20000(
     await _check_books(system, good=20_000, killers=1)
 
 
+@both_paths_at_length
 async def test_the_dead_queue_is_drained(system: System, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the broker dead-letters becomes a letter with its bytes, headers and origin, and is decoded by nobody."""
     use_crashing_worker(tmp_path, monkeypatch)
@@ -162,6 +166,24 @@ async def test_properties_that_are_no_text(
     assert not worker.has_logged("lost the broker")
 
 
+@pytest.mark.parametrize("delivery_path", ["library"])
+async def test_what_the_library_cannot_read(system: System) -> None:
+    """On the library's path such a message breaks the connection until it is in the dead queue: one letter, of it."""
+    before, odd, after = message(event()), message(event()), message(event())
+    await system.publish(before)
+    await _publish(system, odd.body, aiormq.spec.Basic.Properties(content_type=_NO_TEXT))
+    await system.publish(after)
+    worker = await system.start_worker(wait_ready=False)
+    await _until_dead(system, 1)
+    await system.until_stored(2)
+    await system.settle()
+    (letter,) = await _letters(system)
+    assert (letter.reason, letter.body, letter.queue) == ("delivery_limit", odd.body, f"{system.queue}.dead")
+    losses = [line["why"] for line in worker.log_lines() if line["event"] == "lost the broker"]
+    assert len(losses) == DELIVERIES_MAX
+    assert all("USAGE_DELIVERY_PATH=fast can read it" in why for why in losses)
+
+
 async def _publish(system: System, body: bytes, properties: aiormq.spec.Basic.Properties) -> None:
     connection = await aio_pika.connect(system.amqp_url)
     async with connection, connection.channel() as channel:
@@ -171,6 +193,7 @@ async def _publish(system: System, body: bytes, properties: aiormq.spec.Basic.Pr
         )
 
 
+@both_paths_at_length
 @pytest.mark.parametrize("place", [0, 250, 499], ids=["first", "middle", "last"])
 async def test_a_poison_event_at_any_place_of_a_batch(system: System, place: int) -> None:
     """An event that the host's trigger refuses is a letter; the others of its message and its batch are stored."""
@@ -193,6 +216,7 @@ async def test_a_poison_event_at_any_place_of_a_batch(system: System, place: int
     assert found.letter_bodies == {json.dumps(events[place]).encode()}
 
 
+@both_paths_at_length
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux tells a process's peak memory")
 async def test_large_messages_among_small_ones(system: System) -> None:
     """Messages of 1 MiB in the middle of small ones: bytes bound what is held, whatever the prefetch has grown to."""

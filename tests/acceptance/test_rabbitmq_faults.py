@@ -8,17 +8,23 @@ from typing import Any
 import aio_pika
 import asyncpg
 import pytest
+from delivery_paths import both_paths_at_length
 from harness import System, WorkerProcess, event, message
 from yarl import URL
 
 from worker.errors import ConfigurationError
 
+pytestmark = both_paths_at_length
+
 
 @pytest.fixture
-async def own_system(migrated_dsn: str, own_rabbitmq_server: Any, tmp_path: Path) -> AsyncIterator[System]:
+async def own_system(
+    migrated_dsn: str, own_rabbitmq_server: Any, tmp_path: Path, delivery_path: str
+) -> AsyncIterator[System]:
     """A system on a broker that the test may break."""
     amqp_url = own_rabbitmq_server.amqp_url
-    async with System(migrated_dsn, amqp_url, exchange="usage", queue="usage.events", folder=tmp_path) as opened:
+    names = {"exchange": "usage", "queue": "usage.events"}
+    async with System(migrated_dsn, amqp_url, **names, folder=tmp_path, delivery_path=delivery_path) as opened:
         yield opened
 
 

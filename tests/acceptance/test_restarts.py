@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+from delivery_paths import both_paths
 from harness import System, WorkerProcess, event, message
 
 from worker.demo.hosts import free_ports
@@ -12,6 +13,8 @@ AT_ONCE = 5
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)  # 25 starts
+@both_paths
 async def test_25_restarts_without_a_database_spend_no_delivery(system: System) -> None:
     """21 returns make a dead letter; after 25 restarts the messages come for the first time."""
     await system.publish(*(message(event()) for _ in range(50)))

@@ -14,6 +14,7 @@ from signals import Signal
 
 from worker.delivery import Delivery
 from worker.errors import SystemUnavailableError
+from worker.rabbitmq.delivery_path import Way
 from worker.rabbitmq.source import RabbitSource
 from worker.settings import Settings
 from worker.settle import Ack
@@ -108,24 +109,29 @@ class MemoryBackend:
 class RabbitBackend:
     """A queue of a real broker."""
 
-    def __init__(self, settings: Settings, channel: AbstractChannel) -> None:
-        self._settings = settings
+    def __init__(self, settings: Settings, channel: AbstractChannel, way: Way) -> None:
+        self.settings = settings
+        self._way = way
         self._channel = channel
         self.sources: list[Source] = []
 
     def source(self) -> Source:
         """See `Backend`."""
-        self.sources.append(RabbitSource(self._settings, queue=self._settings.queue, name="contract"))
+        self.sources.append(RabbitSource(self.settings, queue=self.settings.queue, name="contract", way=self._way))
         return self.sources[-1]
 
     async def publish(self, *bodies: bytes) -> None:
         """See `Backend`."""
         for body in bodies:
-            await self._channel.default_exchange.publish(aio_pika.Message(body), self._settings.queue)
+            await self._channel.default_exchange.publish(aio_pika.Message(body), self.settings.queue)
+
+    async def publish_message(self, message: aio_pika.Message) -> None:
+        """The same with properties."""
+        await self._channel.default_exchange.publish(message, self.settings.queue)
 
     async def ready(self) -> int:
         """See `Backend`."""
-        queue = await self._channel.declare_queue(self._settings.queue, passive=True)
+        queue = await self._channel.declare_queue(self.settings.queue, passive=True)
         return queue.declaration_result.message_count or 0
 
     async def break_connection(self, source: Source) -> None:
@@ -137,12 +143,12 @@ class RabbitBackend:
 
     async def delete_queue(self) -> None:
         """See `Backend`."""
-        await self._channel.queue_delete(self._settings.queue)
+        await self._channel.queue_delete(self.settings.queue)
 
     def unreachable(self) -> Source:
         """See `Backend`. Port 9 discards: nothing listens there."""
-        settings = self._settings.model_copy(update={"amqp_url": SecretStr("amqp://guest:secret@127.0.0.1:9/")})
-        return RabbitSource(settings, queue=settings.queue, name="contract")
+        settings = self.settings.model_copy(update={"amqp_url": SecretStr("amqp://guest:secret@127.0.0.1:9/")})
+        return RabbitSource(settings, queue=settings.queue, name="contract", way=self._way)
 
 
 def _broken_frame() -> Any:
@@ -359,19 +365,27 @@ class TestMemorySource(SourceContract):
         return MemoryBackend()
 
 
-class TestRabbitSource(SourceContract):
-    """The source on a real broker."""
+class RabbitSourceContract(SourceContract):
+    """The source on a real broker, whichever way its deliveries come."""
+
+    way: Way
 
     @pytest.fixture
     async def backend(self, amqp_url: str, names: Any) -> AsyncIterator[Backend]:
         """A queue under a name of its own."""
         settings = Settings(amqp_url=SecretStr(amqp_url), exchange=names.exchange, queue=names.queue)
         connection = await aio_pika.connect(amqp_url)
-        made = RabbitBackend(settings, await connection.channel())
+        made = RabbitBackend(settings, await connection.channel(), self.way)
         yield made
         for source in made.sources:
             await source.close()
         await connection.close()
+
+
+class TestRabbitSource(RabbitSourceContract):
+    """Where the frame reader delivers."""
+
+    way = Way.FAST
 
     async def test_a_broker_that_does_not_answer_a_goodbye(
         self, backend: Backend, source: Source, inbox: Inbox, monkeypatch: pytest.MonkeyPatch
@@ -409,3 +423,48 @@ class TestRabbitSource(SourceContract):
         source.pause()
         await source.close()
         assert (answered, connection.is_closed) == (True, True)
+
+
+class TestLibraryRabbitSource(TestRabbitSource):
+    """The same where the library delivers."""
+
+    way = Way.LIBRARY
+
+    async def test_what_the_library_says_of_a_message(self, backend: Backend, inbox: Inbox, source: Source) -> None:
+        """Each property, name and count comes as the frame reader gives it."""
+        assert isinstance(backend, RabbitBackend)
+        sent = aio_pika.Message(
+            b"0", content_type="a/b", content_encoding="c", app_id="d", user_id="guest", headers={"e": 1, "f": "g"}
+        )
+        expected = ("a/b", "c", "d", "guest", {"e": 1, "f": "g"})
+        await backend.publish_message(sent)
+        await inbox.next(1)
+        for generation in (2, 3):
+            for way in (Way.FAST, Way.LIBRARY):
+                await source.close()
+                source = RabbitSource(backend.settings, queue=backend.settings.queue, name="contract", way=way)
+                backend.sources.append(source)
+                await source.open(generation, 1, inbox)
+                (found,) = await inbox.next(1)
+                given = found.properties
+                headers = {key: value for key, value in given.headers.items() if key != "x-delivery-count"}
+                assert (given.content_type, given.content_encoding, given.app_id, given.user_id, headers) == expected
+                assert (found.exchange, found.routing_key) == ("", backend.settings.queue)
+                assert (found.generation, found.queue) == (generation, backend.settings.queue)
+                assert found.delivery_count == given.headers.get("x-delivery-count", 0)
+        assert found.delivery_count == 4
+
+
+@pytest.mark.slow
+class TestBareRabbitSource(RabbitSourceContract):
+    """The same without a transport of ours, as where the installed library has no extension point."""
+
+    way = Way.BARE
+
+    async def test_paused_and_resumed(self, backend: Backend, inbox: Inbox, source: Source) -> None:
+        """It cannot be paused: the prefetch bounds what comes, which is why the worker caps it there."""
+        source.pause()
+        await backend.publish(*(b"%d" % number for number in range(30)))
+        assert len(await inbox.next(10)) == 10
+        await nothing_comes(inbox, 1)
+        source.resume()

@@ -28,13 +28,17 @@ class System:
         exchange: the exchange's name, of this test alone.
         queue: the queue's name, of this test alone.
         folder: where the workers' logs go.
+        delivery_path: how the workers take deliveries.
     """
 
-    def __init__(self, dsn: str, amqp_url: str, *, exchange: str, queue: str, folder: Path) -> None:
+    def __init__(
+        self, dsn: str, amqp_url: str, *, exchange: str, queue: str, folder: Path, delivery_path: str = "fast"
+    ) -> None:
         self.dsn = dsn
         self.amqp_url = amqp_url
         self.exchange = exchange
         self.queue = queue
+        self.delivery_path = delivery_path
         self.ledger = Ledger()
         self.workers: list[WorkerProcess] = []
         self.database: asyncpg.Connection
@@ -67,6 +71,7 @@ class System:
             "USAGE_AMQP_URL": self.amqp_url,
             "USAGE_EXCHANGE": self.exchange,
             "USAGE_QUEUE": self.queue,
+            "USAGE_DELIVERY_PATH": self.delivery_path,
         }
 
     async def start_worker(self, *, wait_ready: bool = True, **environment: str) -> WorkerProcess:

@@ -13,7 +13,8 @@ from pamqp.body import ContentBody
 from pamqp.header import ContentHeader, ProtocolHeader
 from pamqp.heartbeat import Heartbeat
 
-from worker.rabbitmq.frames import DeliveryReader, FrameSplitter, RawDelivery
+from worker.rabbitmq.frames import FrameSplitter, RawDelivery
+from worker.rabbitmq.transport import DeliveryReader
 
 EXCHANGES = st.text("abc-_.:", max_size=20)  # what the library takes
 KEYS = st.text(max_size=20)
@@ -224,12 +225,23 @@ async def test_paused_it_takes_nothing() -> None:
 
 async def test_paused_it_lets_a_trickle_through(monkeypatch: pytest.MonkeyPatch) -> None:
     """Heartbeats behind the deliveries of a paused reader arrive all the same, or the connection would be closed."""
-    monkeypatch.setattr("worker.rabbitmq.frames.TRICKLE_SECONDS", 0.01)
+    monkeypatch.setattr("worker.rabbitmq.transport.TRICKLE_SECONDS", 0.01)
     heartbeat = frame.marshal(Heartbeat(), 0)
     reader, _, _ = reader_of(heartbeat, eof=False)
     reader.pause()
     async with asyncio.timeout(10):
         assert await reader.readexactly(8) == heartbeat
+
+
+async def test_without_a_receiver_everything_passes() -> None:
+    """On the library's path the reader changes nothing, and adds no heartbeat of its own."""
+    frames = b"".join(Sent(1, 5, False, "e", "k", b"z", 10).frames())
+    inner = asyncio.StreamReader()
+    inner.feed_data(frames)
+    inner.feed_eof()
+    reader = DeliveryReader(inner, None)
+    assert await reader.readexactly(len(frames)) == frames
+    assert reader.at_eof()
 
 
 async def test_read_shows_what_is_there() -> None:

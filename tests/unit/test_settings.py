@@ -24,6 +24,7 @@ LIMITS = [
     ("USAGE_PREFETCH", "0", "greater than or equal to 1"),
     ("USAGE_PREFETCH", "65536", "less than or equal to 65535"),
     ("USAGE_HELD_BYTES_MAX", "2097151", "greater than or equal to 2097152"),
+    ("USAGE_DELIVERY_PATH", "slow", "'fast' or 'library'"),
     ("USAGE_EXCHANGE", "", "at least 1 character"),
     ("USAGE_EXCHANGE", "x" * 123, "at most 122 characters"),
     ("USAGE_EXCHANGE", "é", "match pattern"),

@@ -58,11 +58,13 @@ def command(*, as_json: bool) -> int:
 
 async def _check(settings: "Settings", report: Callable[["Finding"], None]) -> None:
     from worker.postgres.inspect import inspect_postgres
+    from worker.rabbitmq.delivery_path import inspect_delivery_path
     from worker.rabbitmq.inspect import inspect_rabbitmq
 
     for finding in inspect_settings(settings):
         report(finding)
     await inspect_postgres(settings, report)
+    report(await inspect_delivery_path(settings))
     await inspect_rabbitmq(settings, report)
 
 

@@ -1,29 +1,17 @@
-"""The delivery path: takes deliveries out of the byte stream before the AMQP library sees them.
+"""The frame reader: takes deliveries out of the byte stream before the AMQP library sees them. Pure.
 
-The library spends three frames and two tasks on each delivery. This reader stands between the socket and aiormq, on
-its public extension point (`aiormq.connection.TransportFactory`): it walks the frames by offset, hands every delivery
-to a callback, and passes every other byte on. Measured: eleven times the deliveries a second of aio-pika's consumer.
-Properties stay bytes, so no text that a producer sets can fail here (the library closes the connection on a content
-type that is not UTF-8, which would go round for ever).
+The library spends three frames and two tasks on each delivery. This walks the frames by offset, hands every delivery to
+a callback, and returns every other byte for the library. Properties stay bytes, so no text that a producer sets can
+fail here (the library closes the connection on a content type that is not UTF-8).
 """
 
-import asyncio
 from collections.abc import Callable
-from typing import Any, NamedTuple
-
-from aiormq.connection import TCPTransportFactory, TLSTransportFactory, TransportFactory
-from yarl import URL
-
-READ_BYTES = 256 * 1024
-HEARTBEAT_SECONDS = 1.0  # while deliveries flow the library must see a sign of life now and then
-TRICKLE_SECONDS = 5.0  # a paused reader lets a little through, or the heartbeats would be taken for missing
-TRICKLE_BYTES = 4096
+from typing import NamedTuple
 
 _METHOD, _HEADER, _BODY = 1, 2, 3
 _FRAME_END = 0xCE
 _OVERHEAD_BYTES = 8  # type, channel, size before the payload; the end mark after it
 _BASIC_DELIVER = b"\x00\x3c\x00\x3c"
-_HEARTBEAT = b"\x08\x00\x00\x00\x00\x00\x00\xce"
 
 
 class RawDelivery(NamedTuple):
@@ -132,85 +120,3 @@ class _Open:
             self.properties,
             pieces[0] if len(pieces) == 1 else b"".join(pieces),
         )
-
-
-class DeliveryReader:
-    """What aiormq reads from in the place of the socket's own reader. It can be paused to bound what is held."""
-
-    def __init__(self, inner: asyncio.StreamReader, on_delivery: OnDelivery) -> None:
-        self._inner = inner
-        self._splitter = FrameSplitter(on_delivery)
-        self._passed = bytearray()
-        self._flowing = asyncio.Event()
-        self._flowing.set()
-        self._sign_of_life_at = 0.0
-
-    def pause(self) -> None:
-        """Read no more than a trickle until `resume`."""
-        self._flowing.clear()
-
-    def resume(self) -> None:
-        """Read again."""
-        self._flowing.set()
-
-    def at_eof(self) -> bool:
-        """Whether everything has been read; aiormq asks before each frame."""
-        return not self._passed and self._inner.at_eof()
-
-    async def readexactly(self, count: int) -> bytes:
-        """The next bytes of what is not of a delivery."""
-        while len(self._passed) < count:
-            await self._fill(count)
-        taken = bytes(self._passed[:count])
-        del self._passed[:count]
-        return taken
-
-    async def read(self, count: int = -1) -> bytes:
-        """Whatever is there; aiormq asks for it to show what a broken frame was followed by."""
-        taken = bytes(self._passed if count < 0 else self._passed[:count])
-        del self._passed[: len(taken)]
-        return taken
-
-    async def _fill(self, wanted: int) -> None:
-        read_bytes = READ_BYTES
-        if not self._flowing.is_set():
-            try:
-                await asyncio.wait_for(self._flowing.wait(), TRICKLE_SECONDS)
-            except TimeoutError:
-                read_bytes = TRICKLE_BYTES
-        data = await self._inner.read(read_bytes)
-        if not data:
-            raise asyncio.IncompleteReadError(bytes(self._passed), wanted)
-        self._passed += self._splitter.feed(data)
-        if self._passed or not self._splitter.delivery_frames:
-            return  # before the first delivery the library may be in its handshake, which knows no heartbeat
-        now = asyncio.get_running_loop().time()
-        if now - self._sign_of_life_at > HEARTBEAT_SECONDS:
-            self._sign_of_life_at = now
-            self._passed += _HEARTBEAT
-
-
-class DeliveryTransport(TransportFactory):
-    """Makes aiormq's transport, plain or TLS by the URL, and puts the reader in between.
-
-    Args:
-        on_delivery: called for each delivery from within the reader; it must return at once.
-    """
-
-    def __init__(self, on_delivery: OnDelivery) -> None:
-        self._on_delivery = on_delivery
-        self.reader: DeliveryReader | None = None
-        self._writer: asyncio.StreamWriter | None = None
-
-    async def create(self, url: URL, **kwargs: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """See `TransportFactory.create`."""
-        library = TLSTransportFactory() if url.scheme == "amqps" else TCPTransportFactory()
-        inner, writer = await library.create(url, limit=READ_BYTES, **kwargs)
-        self.reader = DeliveryReader(inner, self._on_delivery)
-        self._writer = writer
-        return self.reader, writer  # type: ignore[return-value] # aiormq uses these three methods of a reader
-
-    def abort(self) -> None:
-        """Leave the socket at once; where it is closed already, nothing happens."""
-        if self._writer is not None:
-            self._writer.transport.abort()

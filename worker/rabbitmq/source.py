@@ -1,27 +1,29 @@
-"""The source on RabbitMQ: aio-pika connects, `frames` takes the deliveries, aiormq's channel acknowledges."""
+"""The source on RabbitMQ: aio-pika connects, the frame reader or aiormq delivers, aiormq's channel acknowledges."""
 
 import asyncio
 from collections.abc import Awaitable, Coroutine, Sequence
-from functools import lru_cache, partial
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import aio_pika
 import aiormq
 import structlog
-from aio_pika.abc import ConnectionParameter
 from aio_pika.connection import Connection
-from aiormq.abc import AbstractChannel
+from aiormq.abc import AbstractChannel, DeliveredMessage
 from yarl import URL
 
 from worker.delivery import Delivery
 from worker.errors import SystemUnavailableError
-from worker.rabbitmq.frames import DeliveryTransport, RawDelivery
-from worker.rabbitmq.properties import RawProperties
+from worker.rabbitmq.deliveries import from_frames, from_library
+from worker.rabbitmq.delivery_path import Way
+from worker.rabbitmq.frames import RawDelivery
 from worker.rabbitmq.topology import ensure_topology
 from worker.settings import Settings
 from worker.settle import Ack
 from worker.source import Receiver
+
+if TYPE_CHECKING:  # it does not import where the library has no extension point
+    from worker.rabbitmq.transport import DeliveryTransport
 
 CONNECT_SECONDS_MAX = 10.0
 CALL_SECONDS_MAX = 20.0
@@ -43,12 +45,6 @@ _LOST = (
 )
 
 
-class _Connection(Connection):
-    """Passes the transport on to aiormq, which has the extension point."""
-
-    PARAMETERS = (*Connection.PARAMETERS, ConnectionParameter("transport_factory", parser=lambda value: value))
-
-
 class RabbitSource:
     """Consumes one queue. See `worker.source.Source`.
 
@@ -56,10 +52,12 @@ class RabbitSource:
         settings: where the broker is and what the topology is called.
         queue: the queue to consume.
         name: how the connection shows in the broker's own lists.
+        way: how deliveries come.
     """
 
-    def __init__(self, settings: Settings, *, queue: str, name: str) -> None:
+    def __init__(self, settings: Settings, *, queue: str, name: str, way: Way = Way.FAST) -> None:
         self.queue = queue
+        self._way = way
         self._settings = settings
         self._name = name
         self._receiver: Receiver | None = None
@@ -69,14 +67,15 @@ class RabbitSource:
         self._consumer_tag: str | None = None
         self._lost: asyncio.Future[str] | None = None
         self._delivered_at = 0.0
+        self._generation = 0
 
     async def open(self, generation: int, prefetch: int, receiver: Receiver) -> None:
         """See `Source.open`."""
         self._receiver = receiver
         self._lost = asyncio.get_running_loop().create_future()
-        self._transport = DeliveryTransport(partial(self._on_delivery, generation))
+        self._transport = self._make_transport(generation)
         try:
-            self._connection = await connect(self._settings, self._name, transport_factory=self._transport)
+            self._connection = await connect(self._settings, self._name, transport=self._transport)
             await ensure_topology(self._connection, self._settings)
             self._connection.close_callbacks.add(self._on_connection_closed)
             channel = self._connection.channel(publisher_confirms=False)
@@ -85,6 +84,7 @@ class RabbitSource:
             self._channel = await channel.get_underlay_channel()
             self._channel.on_consumer_cancel_callbacks.add(self._on_cancelled)
             self._keep = channel
+            self._generation = generation
             await self._consume(prefetch)
         except _LOST as error:
             await self.close()
@@ -164,19 +164,19 @@ class RabbitSource:
             if transport is not None:
                 transport.abort()
 
-    def _on_delivery(self, generation: int, raw: RawDelivery) -> None:
+    def _make_transport(self, generation: int) -> "DeliveryTransport | None":
+        """Each connection's deliveries are of its own generation: it may outlive its loss for a moment."""
+        if self._way is Way.BARE:
+            return None
+        from worker.rabbitmq.transport import DeliveryTransport
+
+        def on_delivery(raw: RawDelivery) -> None:
+            self._receive(from_frames(raw, generation, self.queue))
+
+        return DeliveryTransport(on_delivery if self._way is Way.FAST else None)
+
+    def _receive(self, delivery: Delivery) -> None:
         self._delivered_at = monotonic()  # asking for the running loop is a system call in CPython 3.11
-        properties = RawProperties(raw.properties)
-        delivery = Delivery(
-            raw.tag,
-            generation,  # of its own connection, which may outlive its loss for a moment
-            raw.body,
-            properties,
-            properties.delivery_count if raw.redelivered else 0,
-            _text(raw.exchange),
-            _text(raw.routing_key),
-            self.queue,
-        )
         assert self._receiver is not None  # noqa: S101 - `open` has set it
         self._receiver.receive(delivery)
 
@@ -184,7 +184,12 @@ class RabbitSource:
         channel = self._require_channel()
         await channel.basic_qos(prefetch_count=prefetch, timeout=CALL_SECONDS_MAX)
         self._delivered_at = monotonic()
-        answer = await channel.basic_consume(self.queue, _never_called, timeout=CALL_SECONDS_MAX)
+        generation = self._generation
+
+        async def on_message(message: DeliveredMessage) -> None:  # the frame reader leaves it nothing
+            self._receive(from_library(message, generation, self.queue))
+
+        answer = await channel.basic_consume(self.queue, on_message, timeout=CALL_SECONDS_MAX)
         self._consumer_tag = answer.consumer_tag
 
     async def _consume_again(self, prefetch: int, acks: Sequence[Ack]) -> None:
@@ -237,13 +242,19 @@ class RabbitSource:
 
     # These run inside the library's reader: a call to the broker from here would wait for itself.
     def _on_connection_closed(self, _: Any, error: BaseException | None) -> None:
-        self._lose(f"the connection was closed: {error}")
+        self._lose(f"the connection was closed: {error}{self._hint(error)}")
 
     def _on_channel_closed(self, _: Any, error: BaseException | None) -> None:
-        self._lose(f"the channel was closed: {error}")
+        self._lose(f"the channel was closed: {error}{self._hint(error)}")
 
     def _on_cancelled(self, _: Any) -> None:
         self._lose("the broker cancelled the consumer")
+
+    def _hint(self, error: BaseException | None) -> str:
+        """The library reads every property; one that it cannot read looks like a broken frame to it."""
+        if self._way is Way.FAST or not isinstance(error, aiormq.exceptions.InvalidFrameError):
+            return ""
+        return "; where a message's properties are the reason, USAGE_DELIVERY_PATH=fast can read it"
 
 
 async def _politely(call: Awaitable[object]) -> None:
@@ -255,15 +266,20 @@ async def _politely(call: Awaitable[object]) -> None:
         log.debug("the connection to RabbitMQ was gone before it was closed", error=repr(error))
 
 
-async def connect(settings: Settings, name: str, **kwargs: Any) -> Connection:
-    """A connection to the broker; one try.
+async def connect(settings: Settings, name: str, *, transport: "DeliveryTransport | None" = None) -> Connection:
+    """A connection to the broker, on a transport of ours or on the library's own; one try.
 
     Raises:
         SystemUnavailableError: the broker does not answer or does not let us in.
     """
     url = URL(settings.amqp_url.get_secret_value())
     url = url.update_query({"heartbeat": HEARTBEAT_SECONDS, **url.query, "name": name})
-    connection = _Connection(url, **kwargs)
+    if transport is None:
+        connection = Connection(url)
+    else:
+        from worker.rabbitmq.transport import TransportConnection
+
+        connection = TransportConnection(url, transport_factory=transport)
     try:
         await connection.connect(timeout=CONNECT_SECONDS_MAX)
     except _LOST as error:
@@ -276,12 +292,3 @@ def unavailable(settings: Settings, error: BaseException) -> SystemUnavailableEr
     url = URL(settings.amqp_url.get_secret_value())
     where = f"{url.host}:{url.port or 5672}{url.path}"
     return SystemUnavailableError(f"RabbitMQ at {where} does not answer: {type(error).__name__}: {error}")
-
-
-async def _never_called(_: Any) -> None:
-    raise AssertionError("a delivery reached the library: the frame reader has missed it")
-
-
-@lru_cache(maxsize=1024)
-def _text(raw: bytes) -> str:
-    return raw.decode("utf-8", "backslashreplace")

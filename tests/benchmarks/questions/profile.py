@@ -24,6 +24,7 @@ from worker.decode import decode
 from worker.delivery import Delivery
 from worker.postgres.copy_format import encode
 from worker.postgres.store import PostgresStore
+from worker.rabbitmq.deliveries import from_frames
 from worker.rabbitmq.frames import FrameSplitter, RawDelivery
 from worker.rabbitmq.source import RabbitSource
 from worker.settings import Settings
@@ -120,7 +121,7 @@ def _split(stream: bytes, raws: list[RawDelivery]) -> None:
 def _deliver(source: RabbitSource, raws: list[RawDelivery], collected: _Collected) -> None:
     collected.deliveries.clear()
     for raw in raws:
-        source._on_delivery(_GENERATION, raw)
+        source._receive(from_frames(raw, _GENERATION, source.queue))
 
 
 def _decode(deliveries: list[Delivery], entries: list[Entry]) -> None:
