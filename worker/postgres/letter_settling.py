@@ -8,7 +8,7 @@ from uuid import UUID
 import asyncpg
 
 from worker.postgres.letter_table import Filter, Status
-from worker.postgres.picked import LOT_LETTERS_MAX, Picked, lots, only, pick
+from worker.postgres.picked import LOT_LETTERS_MAX, Picked, lots, pick
 from worker.postgres.rights import Right
 
 ACTIONS = "ai_usage_dead_letter_actions"
@@ -58,9 +58,17 @@ class Lot(NamedTuple):
 
 
 # Statement and history are one, so no letter can have the one without the other.
+#
+# The letters are fetched by id before the filter is looked at again: with both in one condition the planner has read
+# all open letters for each thousand.
+_COLUMNS = """
+id, event_id, reason, errors, organization_id, user_id, model, app_id, first_seen, last_seen, status
+"""
 _SETTLE = """
-WITH locked AS (
-    SELECT l.id, l.status FROM ai_usage_dead_letters l WHERE {condition} AND {fitting} FOR UPDATE OF l SKIP LOCKED
+WITH mine AS MATERIALIZED (
+    SELECT {columns} FROM ai_usage_dead_letters WHERE id = ANY(${ids}::uuid[]) FOR UPDATE SKIP LOCKED
+), locked AS (
+    SELECT l.id, l.status FROM mine l WHERE {condition} AND {fitting}
 ), settled AS (
     UPDATE ai_usage_dead_letters l SET status = ${status} FROM locked WHERE l.id = locked.id
     RETURNING l.id, locked.status AS from_status
@@ -68,6 +76,10 @@ WITH locked AS (
 INSERT INTO ai_usage_dead_letter_actions (who, letter_id, action, from_status, to_status, note, filter)
 SELECT ${who}, id, ${action}, from_status, ${status}, ${note}, ${filter}::jsonb FROM settled
 RETURNING letter_id
+"""
+_LEFT = """
+WITH mine AS MATERIALIZED (SELECT {columns} FROM ai_usage_dead_letters WHERE id = ANY(${ids}::uuid[]))
+SELECT l.id FROM mine l WHERE {condition} AND {fitting}
 """
 _NOTE = """
 INSERT INTO ai_usage_dead_letter_actions (who, letter_id, action, note)
@@ -103,15 +115,13 @@ async def add_note(connection: asyncpg.Connection, some_id: UUID, *, who: str, n
 
 async def _settle(connection: asyncpg.Connection, order: Order, ids: list[UUID]) -> Lot:
     settling = order.settling
-    condition, arguments = only(order.chosen, ids).where()
-    names = ("who", "action", "status", "note", "filter")
-    places = {name: len(arguments) + number for number, name in enumerate(names, 1)}
-    statement = _SETTLE.format(condition=condition, fitting=settling.fitting, **places)
+    condition, arguments = order.chosen.where()
+    arguments.append(ids)
+    names = ("ids", "who", "action", "status", "note", "filter")
+    places: dict[str, int] = {name: len(arguments) + number for number, name in enumerate(names)}
+    texts = {"columns": _COLUMNS, "condition": condition, "fitting": settling.fitting}
     values = (order.who, settling.action, settling.to_status.value, order.note, order.chosen.as_json())
     async with connection.transaction():
-        done = await connection.fetch(statement, *arguments, *values)
-        left = await connection.fetch(
-            f"SELECT l.id FROM ai_usage_dead_letters l WHERE {condition} AND {settling.fitting}",  # noqa: S608 - own texts
-            *arguments,
-        )
+        done = await connection.fetch(_SETTLE.format(**texts, **places), *arguments, *values)
+        left = await connection.fetch(_LEFT.format(**texts, ids=places["ids"]), *arguments)
     return Lot(len(done), [row["id"] for row in left])
