@@ -13,7 +13,9 @@ from typing import NamedTuple
 from usage_events.json_text import NotJsonError, depth, outline
 
 INDENTED_DEPTH_MAX = 32  # indentation grows with the square of it
-MATCHED_TOKENS_MAX = 4000  # matching takes the square of them; what is typed beyond keeps its own layout
+MATCHED_TOKENS_MAX = (
+    4000  # matching takes the square of them; where more of them differ, what is typed keeps its own layout
+)
 _OPENING = (b"{", b"[")
 _CLOSING = (b"}", b"]")
 _EMPTY = (b"{}", b"[]")
@@ -70,6 +72,8 @@ def _indented_pieces(tokens: list[bytes]) -> Iterator[bytes]:
 
 
 def _matched(old: list[_Token], new: list[_Token]) -> list[_Token]:
+    if len(old) == len(new):
+        return [_Token(place.blanks, token.text) for place, token in zip(old, new, strict=True)]
     if len(old) + len(new) > MATCHED_TOKENS_MAX:
         return new
     matcher = SequenceMatcher(None, [one.text for one in old], [one.text for one in new], autojunk=False)

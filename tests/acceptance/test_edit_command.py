@@ -160,7 +160,7 @@ async def test_the_id_stays(desk: Desk) -> None:
 
 
 async def test_bytes_that_are_no_text(desk: Desk, tmp_path: Path) -> None:
-    """No editor opens; a file replaces the body, here from standard input or by its name."""
+    """No editor opens; a file replaces the body whole."""
     one = event()
     await desk.refuse(b'{"id": "%b", \xff' % one["id"].encode())
     letter = await the_letter(desk)
@@ -178,6 +178,14 @@ async def test_bytes_that_are_no_text(desk: Desk, tmp_path: Path) -> None:
     assert await desk.database.fetchval("SELECT event_id FROM ai_usage_dead_letters") == UUID(one["id"])
     missing = desk.run("edit", letter, "--body-file", str(tmp_path / "nope"))
     assert (missing.returncode, "--body-file" in missing.stderr, "Traceback" in missing.stderr) == (1, True, False)
+
+
+async def test_a_body_that_was_given_up(desk: Desk) -> None:
+    """There is nothing to edit, and it says why."""
+    await desk.refuse(misnamed())
+    await desk.database.execute("UPDATE ai_usage_dead_letters SET body = NULL")
+    done = desk.run("edit", await the_letter(desk), "--set", "model=x")
+    assert (done.returncode, "cannot be edited: its body was given up" in done.stderr) == (1, True)
 
 
 async def test_no_such_letter(desk: Desk) -> None:

@@ -271,6 +271,18 @@ async def test_those_that_come_free_are_edited(desk: Desk) -> None:
     assert edited == [ids[2], ids[3], ids[0]]
 
 
+async def test_a_body_that_was_given_up(desk: Desk) -> None:
+    """There is nothing to edit: such letters are passed over, by the preview too."""
+    await desk.refuse(misnamed(), misnamed())
+    first = (await desk.letters())[0]["id"]
+    await desk.database.execute("UPDATE ai_usage_dead_letters SET body = NULL WHERE id = $1", first)
+    seen = [one async for one in preview_all(desk.database, Filter(), OPTIONS)]
+    assert [one.mended.outcome for one in seen] == [Outcome.EDITED]
+    assert await pick_for_edit(desk.database, Filter()) == 1
+    assert await desk.edit() == {Outcome.EDITED: 1}
+    assert [letter["edited_body"] is None for letter in await desk.letters()] == [True, False]
+
+
 async def test_a_set_is_whole_or_not_at_all(desk: Desk) -> None:
     """Where the history cannot be written, no body is changed either."""
     await desk.refuse(misnamed(), misnamed())

@@ -1,5 +1,6 @@
 """The options of `dead-letters edit`, and the editor: what is wrong usage, in what order changes are made."""
 
+import io
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -196,3 +197,9 @@ def test_json_that_becomes_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
         with pytest.raises(NotJsonError):
             file.edit()
         file.is_saved = True
+
+
+def test_a_body_from_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`--body-file -` takes bytes as they are."""
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\xff\r\n")))
+    assert editing._read_file("-") == b"\xff\r\n"

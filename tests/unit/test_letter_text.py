@@ -1,9 +1,13 @@
 """Bodies for a terminal: indented, as they are, or in hexadecimal digits, and never as commands to it."""
 
+import difflib
+from collections import Counter
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from worker import letter_text
 from worker.letter_text import HEX_BYTES_MAX, difference, one_line, printable, readable
 
 
@@ -51,3 +55,41 @@ def test_the_difference_of_an_edit() -> None:
     assert [line for line in shown if line[:1] in "+-"] == [
         "--- body", "+++ edited body", '-  "input_token": 5,', '+  "input_tokens": 5,',
     ]  # fmt: skip
+
+
+LINES = st.lists(st.sampled_from(["1", "2", '"é"', "null"]), max_size=12)
+
+
+@given(LINES, LINES)
+def test_a_difference_is_that_of_the_standard_library(before: list[str], after: list[str]) -> None:
+    """The same lines, hunks and numbers."""
+    bodies = [f"[{','.join(items)}]".encode() for items in (before, after)]
+    expected = difflib.unified_diff(
+        readable(bodies[0]).splitlines(), readable(bodies[1]).splitlines(), "body", "edited body", lineterm=""
+    )
+    assert difference(bodies[0], bodies[1]).splitlines() == list(expected)
+
+
+@given(LINES, LINES)
+def test_a_long_difference_is_right_too(before: list[str], after: list[str]) -> None:
+    """What is matched line for line, since a search would take minutes, leads from the one body to the other."""
+    bodies = [f"[{','.join(items)}]".encode() for items in (before, after)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(letter_text, "SEARCHED_LINES_MAX", 0)
+        lines = difference(bodies[0], bodies[1]).splitlines()[2:]
+    old, new = (readable(body).splitlines() for body in bodies)
+    assert (lines == []) is (old == new)
+    removed, added = Counter(old), Counter(new)
+    removed.subtract(line[1:] for line in lines if line[0] == "-")
+    added.subtract(line[1:] for line in lines if line[0] == "+")
+    assert removed == added
+    assert min([*removed.values(), *added.values(), 0]) == 0
+
+
+def test_a_difference_of_a_whole_message() -> None:
+    """Each of a thousand elements is renamed: a hunk for each, and no search for them."""
+    elements = (b'{"k%d":1, "a":1, "b":2, "c":3, "d":4, "e":5, "f":6}' % number for number in range(1000))
+    before = b"[" + b",".join(elements) + b"]"
+    lines = difference(before, before.replace(b'"k', b'"renamed')).splitlines()
+    assert sum(line.startswith("@@") for line in lines) == 1000
+    assert sum(line.startswith("-  ") for line in lines) == 1000
