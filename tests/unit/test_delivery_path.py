@@ -105,12 +105,12 @@ async def test_a_reader_that_misses_deliveries(monkeypatch: pytest.MonkeyPatch) 
 
 async def test_a_reader_that_garbles_deliveries(monkeypatch: pytest.MonkeyPatch) -> None:
     """A delivery that does not come as it was sent is one that is not taken."""
-    whole = frames._Open.finish
+    hand_over = frames.FrameSplitter._hand_over
 
-    def garbled(self: Any, channel: int) -> frames.RawDelivery:
-        return whole(self, channel)._replace(body=b"")
+    def garbled(self: frames.FrameSplitter, channel: int, method: bytes, properties: bytes, _: bytes) -> None:
+        hand_over(self, channel, method, properties, b"")
 
-    monkeypatch.setattr(frames._Open, "finish", garbled)
+    monkeypatch.setattr(frames.FrameSplitter, "_hand_over", garbled)
     ways = await find_ways(FAST)
     assert (ways.events, ways.dead) == (Way.LIBRARY, Way.LIBRARY)
     assert ways.problem is not None

@@ -5,17 +5,23 @@ a callback, and returns every other byte for the library. Properties stay bytes,
 fail here (the library closes the connection on a content type that is not UTF-8).
 """
 
+import struct
 from collections.abc import Callable
 from typing import NamedTuple
 
 _METHOD, _HEADER, _BODY = 1, 2, 3
+_PROTOCOL_HEADER = 0x41  # "AMQP": the server answers with the version that it wants
 _FRAME_END = 0xCE
 _OVERHEAD_BYTES = 8  # type, channel, size before the payload; the end mark after it
+_HEADER_HEAD_BYTES = 19  # up to the properties
 _BASIC_DELIVER = b"\x00\x3c\x00\x3c"
+_frame_head = struct.Struct(">BHI").unpack_from  # type, channel, size of the payload
+_header_head = struct.Struct(">BHI4xQ").unpack_from  # and the size of the body
+_deliver_middle = struct.Struct(">QBB").unpack_from  # tag, redelivered, length of the exchange's name
 
 
 class RawDelivery(NamedTuple):
-    """A delivery as it stands in the frames. Texts are bytes: nothing promises that they are UTF-8."""
+    """A delivery as it stands in the frames. Nothing promises that its texts are UTF-8."""
 
     channel: int
     tag: int
@@ -29,17 +35,30 @@ class RawDelivery(NamedTuple):
 OnDelivery = Callable[[RawDelivery], None]
 
 
+class _Content(NamedTuple):
+    """What follows a delivery's method frame.
+
+    `body` is `None` where the next one begins before this one ends; `between` are frames of others that stand in it.
+    """
+
+    properties: bytes
+    body: bytes | None
+    end: int
+    between: bytes = b""
+
+
 class FrameSplitter:
-    """Splits a stream of frames into deliveries and everything else. Pure: bytes in, bytes and calls out."""
+    """Splits a stream of frames into deliveries and everything else: bytes in, bytes and calls out."""
 
     def __init__(self, on_delivery: OnDelivery) -> None:
         self._on_delivery = on_delivery
         self._rest = b""
-        self.delivery_frames = 0  # so far
-        self._open: dict[int, _Open] = {}
+        self.deliveries = 0  # so far
 
     def feed(self, data: bytes) -> bytes:
         """Take the next bytes of the stream; what is not of a delivery comes back.
+
+        A delivery that has not arrived in full waits, with all behind it, for the rest of its bytes.
 
         Raises:
             ConnectionError: the stream is not one of frames.
@@ -48,75 +67,81 @@ class FrameSplitter:
         passed = bytearray()
         start, length = 0, len(data)
         while length - start >= _OVERHEAD_BYTES:
-            end = start + _OVERHEAD_BYTES + int.from_bytes(data[start + 3 : start + 7], "big")
-            if data[start] == 0x41:  # noqa: PLR2004 - "AMQP": the server answers with the version that it wants
+            kind, channel, size = _frame_head(data, start)
+            end = start + _OVERHEAD_BYTES + size
+            if kind == _PROTOCOL_HEADER:
                 passed += data[start:]
                 start = length
                 break
             if end > length:
                 break
-            if data[end - 1] != _FRAME_END:
-                raise ConnectionError(f"a frame ends with {data[end - 1]:#04x} instead of {_FRAME_END:#04x}")
-            if self._take(data, start, end):
-                self.delivery_frames += 1
+            _require_end(data, end)
+            if _is_deliver(data, start, kind):
+                content = _whole(data, end, channel) or _gathered(data, end, channel)
+                if content is None:
+                    break
+                if content.body is not None:
+                    self._hand_over(channel, data[start + 11 : end - 1], content.properties, content.body)
+                end = content.end
+                if content.between:
+                    data, end = content.between + data[end:], 0
+                    length = len(data)
             else:
                 passed += data[start:end]
             start = end
         self._rest = data[start:]
         return bytes(passed)
 
-    def _take(self, data: bytes, start: int, end: int) -> bool:
-        """Is the frame part of a delivery? It is kept then."""
-        kind = data[start]
-        channel = (data[start + 1] << 8) | data[start + 2]
-        if kind == _METHOD:
-            if data[start + 7 : start + 11] != _BASIC_DELIVER:
-                return False
-            self._open[channel] = _Open(data[start + 11 : end - 1])
-            return True
-        opened = self._open.get(channel)
-        if opened is None:
-            return False
-        if kind == _HEADER:
-            opened.missing = int.from_bytes(data[start + 11 : start + 19], "big")
-            opened.properties = data[start + 19 : end - 1]
-        elif kind == _BODY:
-            opened.pieces.append(data[start + 7 : end - 1])
-            opened.missing -= end - start - _OVERHEAD_BYTES
+    def _hand_over(self, channel: int, method: bytes, properties: bytes, body: bytes) -> None:
+        self.deliveries += 1
+        tag_at = 1 + method[0]  # behind the consumer tag
+        tag, redelivered, exchange_bytes = _deliver_middle(method, tag_at)
+        key_at = tag_at + 10 + exchange_bytes
+        exchange, routing_key = method[tag_at + 10 : key_at], method[key_at + 1 : key_at + 1 + method[key_at]]
+        self._on_delivery(RawDelivery(channel, tag, redelivered & 1 == 1, exchange, routing_key, properties, body))
+
+
+def _is_deliver(data: bytes, start: int, kind: int) -> bool:
+    return kind == _METHOD and data[start + 7 : start + 11] == _BASIC_DELIVER
+
+
+def _whole(data: bytes, header: int, channel: int) -> _Content | None:
+    """The content whose header frame stands at `header`, where it is all there in two frames: nearly always."""
+    if len(data) - header < _HEADER_HEAD_BYTES:
+        return None
+    kind, header_channel, size, body_bytes = _header_head(data, header)
+    body = header + _OVERHEAD_BYTES + size
+    end = body + _OVERHEAD_BYTES + body_bytes
+    if end > len(data) or _frame_head(data, body) != (_BODY, channel, body_bytes):
+        return None
+    if kind != _HEADER or header_channel != channel or data[body - 1] != _FRAME_END or data[end - 1] != _FRAME_END:
+        return None
+    return _Content(data[header + _HEADER_HEAD_BYTES : body - 1], data[body + 7 : end - 1], end)
+
+
+def _gathered(data: bytes, start: int, channel: int) -> _Content | None:
+    """The content from `start` on, whatever stands between its frames; `None` where they are not all there."""
+    properties, pieces, between, missing = b"", [], bytearray(), -1
+    while missing and len(data) - start >= _OVERHEAD_BYTES:
+        kind, frame_channel, size = _frame_head(data, start)
+        end = start + _OVERHEAD_BYTES + size
+        if end > len(data):
+            return None
+        _require_end(data, end)
+        if frame_channel == channel and _is_deliver(data, start, kind):
+            return _Content(properties, None, start, bytes(between))
+        if frame_channel == channel and kind == _HEADER and missing < 0:
+            missing = _header_head(data, start)[3]
+            properties = data[start + _HEADER_HEAD_BYTES : end - 1]
+        elif frame_channel == channel and kind == _BODY and missing > 0:
+            pieces.append(data[start + 7 : end - 1])
+            missing -= size
         else:
-            return False
-        if opened.missing <= 0:
-            del self._open[channel]
-            self._on_delivery(opened.finish(channel))
-        return True
+            between += data[start:end]
+        start = end
+    return None if missing else _Content(properties, b"".join(pieces), start, bytes(between))
 
 
-class _Open:
-    """A delivery whose body has not arrived in full."""
-
-    __slots__ = ("method", "missing", "pieces", "properties")
-
-    def __init__(self, method: bytes) -> None:
-        self.method = method
-        self.missing = 0
-        self.properties = b""
-        self.pieces: list[bytes] = []
-
-    def finish(self, channel: int) -> RawDelivery:
-        method = self.method
-        position = 1 + method[0]  # the consumer tag
-        tag = int.from_bytes(method[position : position + 8], "big")
-        redelivered = bool(method[position + 8] & 1)
-        position += 9
-        exchange_end = position + 1 + method[position]
-        key_end = exchange_end + 1 + method[exchange_end]
-        pieces = self.pieces
-        return RawDelivery(
-            channel,
-            tag,
-            redelivered,
-            method[position + 1 : exchange_end],
-            method[exchange_end + 1 : key_end],
-            self.properties,
-            pieces[0] if len(pieces) == 1 else b"".join(pieces),
-        )
+def _require_end(data: bytes, end: int) -> None:
+    if data[end - 1] != _FRAME_END:
+        raise ConnectionError(f"a frame ends with {data[end - 1]:#04x} instead of {_FRAME_END:#04x}")

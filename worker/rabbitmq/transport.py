@@ -78,7 +78,7 @@ class DeliveryReader:
         if not data:
             raise asyncio.IncompleteReadError(bytes(self._passed), wanted)
         self._passed += data if self._splitter is None else self._splitter.feed(data)
-        if self._passed or self._splitter is None or not self._splitter.delivery_frames:
+        if self._passed or self._splitter is None or not self._splitter.deliveries:
             return  # before the first delivery the library may be in its handshake, which knows no heartbeat
         now = asyncio.get_running_loop().time()
         if now - self._sign_of_life_at > HEARTBEAT_SECONDS:
