@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 from benchmarks import contenders as names
+from benchmarks.questions import QUESTIONS, profile
+from benchmarks.questions.table_sizes import line_name
 from benchmarks.report import markdown
 from benchmarks.sheet import Sheet
 from benchmarks.targets import TARGETS
@@ -45,3 +47,23 @@ async def test_a_quick_run_measures_every_contender(tmp_path: Path) -> None:
     assert sum(target.ratio(sheet) is not None for target in TARGETS) == 8
     assert report.decode() == markdown(sheet)
     assert (tmp_path / "rates.svg").read_text(encoding="utf-8").startswith("<?xml")
+
+
+def test_every_question_has_its_picture(tmp_path: Path) -> None:
+    """A sheet with figures of every question becomes one drawing each, start-up alone excepted: it is one number."""
+    from benchmarks.pictures import DRAWINGS, draw_all
+
+    sheet = Sheet()
+    for case in (0.1, 0.5):
+        for question in QUESTIONS:
+            sheet.note(question, "worker", case, events_per_second=1000 * case, peak_memory_mib=80)
+        sheet.note("latency", "worker", case, latency_ms_p50=100, latency_ms_p99=200)
+        for version in ("v7", "v4"):
+            sheet.note("table_sizes", line_name("worker", version), case, events_per_second=case)
+            sheet.note("table_sizes", line_name(names.COPY_ONE, version), case, events_per_second=case)
+    sheet.lines = [line for line in sheet.lines if (line.question, line.contender) != (profile.NAME, "worker")]
+    for size in (1, 100):
+        for part in profile.PARTS:
+            sheet.note(profile.NAME, part, size, us_per_event=size)
+    assert set(DRAWINGS) == set(QUESTIONS) - {"start_up"}
+    assert [path.stat().st_size > 5000 for path in draw_all(sheet, tmp_path)] == [True] * len(DRAWINGS)

@@ -4,6 +4,7 @@ import argparse
 import gc
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import uvloop
@@ -11,7 +12,7 @@ from rich.console import Console
 
 from benchmarks.bench import open_bench
 from benchmarks.machine import describe_machine
-from benchmarks.questions import HEADLINE, QUESTIONS
+from benchmarks.questions import HEADLINE, QUESTIONS, table_sizes
 from benchmarks.report import markdown
 from benchmarks.servers import bench_servers
 from benchmarks.sheet import Sheet
@@ -26,6 +27,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     chosen.add_argument("--full", action="store_true", help="every question, not only the headline")
     chosen.add_argument("--only", choices=QUESTIONS, action="append", help="one question; may be repeated")
     parser.add_argument("--quick", action="store_true", help="small sizes: to see that it works, not for figures")
+    parser.add_argument("--rounds", type=int, help="how often everything is measured (3; quick: 1)")
     parser.add_argument("--json", type=Path, help="write all figures to this file")
     parser.add_argument("--pictures", type=Path, help="draw the pictures into this folder")
     return parser.parse_args(arguments)
@@ -34,6 +36,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 async def measure(given: Servers, questions: Sequence[str], sizes: Sizes, sheet: Sheet, file: Path | None) -> None:
     """Ask the questions one after another; what is known is written after each."""
     async with open_bench(given, sizes, sheet, Console(stderr=True)) as bench:
+        if table_sizes.NAME in questions:
+            await table_sizes.require_space(bench)
         for question in questions:
             await QUESTIONS[question](bench)
             gc.collect()
@@ -48,6 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sheet = Sheet(about=describe_machine() | {"quick": options.quick, "questions": questions})
     with bench_servers() as given:
         sizes = QUICK if options.quick else FULL
+        if options.rounds:
+            sizes = replace(sizes, rounds=options.rounds)
         uvloop.run(measure(given, questions, sizes, sheet, options.json))
     sys.stdout.write(markdown(sheet))
     if options.pictures:

@@ -14,7 +14,7 @@ from benchmarks.questions import profile
 from benchmarks.questions.latency import HIGHEST
 from benchmarks.questions.table_sizes import line_name
 from benchmarks.sheet import Line, Sheet, Spread
-from benchmarks.targets import RATE
+from benchmarks.targets import BATCH_AGE_MS, RATE
 
 OURS, CEILING, PEER = "#1b6ca8", "#9aa5b1", "#d9822b"
 CEILINGS = (names.IDLE_AIO_PIKA, names.IDLE_AIORMQ, "plain COPY")
@@ -73,8 +73,10 @@ def draw_latency(lines: Sequence[Line]) -> Any:
     labels = [f"{p:.0f} %\n{line.median(RATE):,.0f}/s" for p, line in zip(percents, loads, strict=True)]
     axes.set_xticks(percents, labels)
     axes.set_xlabel("load, of the highest rate that can be sustained")
+    axes.axhline(BATCH_AGE_MS, color=CEILING, linestyle=":", label=f"batch age, {BATCH_AGE_MS:.0f} ms")
     axes.set_ylabel("milliseconds from publish call to commit")
     axes.set_ylim(bottom=0)
+    _thousands(axes.yaxis)
     axes.legend(frameon=False)
     return figure
 
@@ -85,12 +87,15 @@ def draw_profile(lines: Sequence[Line]) -> Any:
     sizes = sorted({float(line.case) for line in lines}, reverse=True)
     labels = ["one event a message" if size == 1 else f"{size:.0f} events a message" for size in sizes]
     left = [0.0] * len(sizes)
+    widest = max(
+        sum(line.median("us_per_event") for line in lines if line.case == size and line.contender != profile.WAIT)
+        for size in sizes
+    )
     for part, colour in zip(profile.PARTS[:-1], SHADES, strict=True):
         found = {float(line.case): line.median("us_per_event") for line in lines if line.contender == part}
         values = [found[size] for size in sizes]
         bars = axes.barh(labels, values, left=left, color=colour, label=part, height=0.6)
-        widest = max(sum(line.median("us_per_event") for line in lines if line.case == size) for size in sizes)
-        texts = [f"{value:.1f}" if value > widest * 0.035 else "" for value in values]
+        texts = [f"{value:.1f}" if value > widest * 0.03 else "" for value in values]
         axes.bar_label(bars, texts, label_type="center", color="white", fontsize=9)
         left = [at + value for at, value in zip(left, values, strict=True)]
     for place, total in enumerate(left):

@@ -10,7 +10,7 @@ from benchmarks.sheet import Sheet
 from worker.settings import Settings
 
 RATE, CPU, MEMORY = "events_per_second", "cpu_us_per_event", "peak_memory_mib"
-_BATCH_AGE_MS = Settings.model_fields["batch_max_age"].default * 1000
+BATCH_AGE_MS = Settings.model_fields["batch_max_age"].default * 1000
 _WRITERS = Settings.model_fields["writers"].default
 
 
@@ -54,7 +54,7 @@ def _case(question: str, contender: str, case: float, beside: float, figure: str
 
 
 def _latency(sheet: Sheet) -> float | None:
-    return _divide(_figure(sheet, latency.NAME, "worker", 0.5, "latency_ms_p99"), _BATCH_AGE_MS)
+    return _divide(_figure(sheet, latency.NAME, "worker", 0.5, "latency_ms_p99"), BATCH_AGE_MS)
 
 
 TARGETS = (

@@ -4,6 +4,8 @@ The rows are made in the database (`generate_series`), spread over thirty days, 
 built again: the state after a REINDEX. Plain COPY of the same kind of rows into the same table stands beside it.
 """
 
+from pathlib import Path
+from shutil import disk_usage
 from uuid import uuid4
 
 from usage_events.ids import uuid7
@@ -15,6 +17,7 @@ from benchmarks.workload import MakeId, People, make_workload
 
 NAME = "table_sizes"
 FILL_DAYS = 30
+BYTES_PER_ROW = 1000  # rows and indexes take less than half; the rest is the log, and room to build the indexes
 # By the standard: 48 bits of milliseconds, the version, and the rest random.
 _IDS = {
     "v7": "(lpad(to_hex((extract(epoch FROM at) * 1000)::bigint), 12, '0') || '7' "
@@ -41,6 +44,27 @@ WHERE tablename = 'ai_usage_logs' AND indexname LIKE 'idx_%' ORDER BY indexname
 def line_name(contender: str, version: str) -> str:
     """The name of a line."""
     return f"{contender}, UUID{version}"
+
+
+async def require_space(bench: Bench) -> None:
+    """Look before an hour has gone by.
+
+    Raises:
+        OSError: the disk of the database, where it is this machine's, has too little room.
+    """
+    folder = await bench.database.connection.fetchval("SHOW data_directory")
+    wanted = max(bench.sizes.table_rows) * BYTES_PER_ROW
+    free = _free_bytes(Path(folder))
+    if free is not None and free < wanted:
+        raise OSError(
+            f"{folder} has {free / 1e9:.0f} GB free, and {NAME} needs {wanted / 1e9:.0f} GB: free some, point TMPDIR "
+            "at a larger disk, or name the other questions with --only"
+        )
+
+
+def _free_bytes(folder: Path) -> int | None:
+    """What is free on this machine's disk; `None` where the folder is on another."""
+    return disk_usage(folder).free if folder.exists() else None
 
 
 async def ask(bench: Bench) -> None:
