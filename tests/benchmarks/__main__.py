@@ -33,6 +33,13 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+def command(options: argparse.Namespace) -> str:
+    """What to type to measure the same."""
+    chosen = ["--full"] if options.full else [f"--only {name}" for name in options.only or ()]
+    rounds = [f"--rounds {options.rounds}"] if options.rounds else []
+    return " ".join(["python -m benchmarks", *chosen, *(["--quick"] if options.quick else []), *rounds])
+
+
 async def measure(given: Servers, questions: Sequence[str], sizes: Sizes, sheet: Sheet, file: Path | None) -> None:
     """Ask the questions one after another; what is known is written after each."""
     async with open_bench(given, sizes, sheet, Console(stderr=True)) as bench:
@@ -49,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Start servers, measure, report."""
     options = parse(arguments)
     questions = list(QUESTIONS) if options.full else options.only or [HEADLINE]
-    sheet = Sheet(about=describe_machine() | {"quick": options.quick, "questions": questions})
+    sheet = Sheet(about=describe_machine() | {"quick": options.quick, "command": command(options)})
     with bench_servers() as given:
         sizes = QUICK if options.quick else FULL
         if options.rounds:

@@ -40,6 +40,7 @@ async def fill_queue(
     async with connection:
         channel = await connection.channel(publisher_confirms=False)
         underlay: Any = await channel.get_underlay_channel()
+        await underlay.queue_purge(queue)  # whoever was stopped before its last acknowledgement gave messages back
         frame_max = underlay.connection.connection_tune.frame_max - 8
         for start in range(0, len(bodies), FRAMES_AT_ONCE):
             frames: list[Any] = []

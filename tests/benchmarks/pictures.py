@@ -18,7 +18,7 @@ from benchmarks.targets import BATCH_AGE_MS, RATE
 
 OURS, CEILING, PEER = "#1b6ca8", "#9aa5b1", "#d9822b"
 CEILINGS = (names.IDLE_AIO_PIKA, names.IDLE_AIORMQ, "plain COPY")
-SHADES = ("#12436d", "#28a197", "#801650", "#f46a25", "#5694ca", "#a285d1", "#6f9f37", "#b8c1cc")
+SHADES = ("#12436d", "#28a197", "#801650", "#f46a25", "#5694ca", "#a285d1", "#6f9f37", "#6b7783")
 WIDTH_INCHES = 9.0
 MIB_OF_A_WORKER = "peak_memory_mib"
 
@@ -88,10 +88,10 @@ def draw_profile(lines: Sequence[Line]) -> Any:
     labels = ["one event a message" if size == 1 else f"{size:.0f} events a message" for size in sizes]
     left = [0.0] * len(sizes)
     widest = max(
-        sum(line.median("us_per_event") for line in lines if line.case == size and line.contender != profile.WAIT)
+        sum(line.median("us_per_event") for line in lines if line.case == size and line.contender in profile.CPU_PARTS)
         for size in sizes
     )
-    for part, colour in zip(profile.PARTS[:-1], SHADES, strict=True):
+    for part, colour in zip(profile.CPU_PARTS, SHADES, strict=True):
         found = {float(line.case): line.median("us_per_event") for line in lines if line.contender == part}
         values = [found[size] for size in sizes]
         bars = axes.barh(labels, values, left=left, color=colour, label=part, height=0.6)

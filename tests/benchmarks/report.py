@@ -93,10 +93,10 @@ def machine(sheet: Sheet) -> str:
     settings = ", ".join(f"{name} {value}" for name, value in about["postgres_settings"].items())
     quick = "A quick run, which shows that it works: its figures mean nothing. " if about["quick"] else ""
     return (
-        f"{quick}Measured {about['at'][:10]} at commit {about['commit']}, on {about['cores']} cores "
-        f"({about['processor']}) with {about['memory_gib']} GiB that ran broker, database, publisher and worker "
-        f"at once; load before the start {about['load_before']}. {about['python']}, PostgreSQL {about['postgres']} "
-        f"({settings}), RabbitMQ {about['rabbitmq']}; {libraries}.\n"
+        f"{quick}Measured {about['at'][:10]} by `{about['command']}` at commit {about['commit']}, on "
+        f"{about['cores']} cores ({about['processor']}) with {about['memory_gib']} GiB that ran broker, database, "
+        f"publisher and worker at once; load before the start {about['load_before']}. {about['python']}, PostgreSQL "
+        f"{about['postgres']} ({settings}), RabbitMQ {about['rabbitmq']}; {libraries}.\n"
     )
 
 

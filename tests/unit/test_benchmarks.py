@@ -20,6 +20,7 @@ PEOPLE = People([uuid4(), uuid4()], [uuid4()])
 ABOUT = {
     "at": "2026-11-24T18:00:00+00:00",
     "commit": "abc1234",
+    "command": "python -m benchmarks",
     "cores": 2,
     "processor": "a processor",
     "memory_gib": 8.0,

@@ -32,7 +32,7 @@ SELECT {id}, ($2::uuid[])[1 + n % cardinality($2::uuid[])], ($3::uuid[])[1 + n %
        500, (ARRAY['/v1/chat/completions', '/v1/embeddings', '/v1/responses'])[1 + n % 3],
        (ARRAY['gpt-4o-mini', 'gpt-4o', 'claude-sonnet', 'gemini-flash'])[1 + n % 4], 'chat',
        '{{"trace": "0123456789abcdef", "region": "eu", "cached": 0}}', 0.0025, at
-FROM (SELECT n, now() - interval '1 hour' - n * interval '{days} days' / $1::bigint AS at
+FROM (SELECT n, now() - interval '1 hour' - ($1::bigint - n) * interval '{days} days' / $1::bigint AS at
       FROM generate_series(1, $1::bigint) AS n) AS made
 """
 _DROP_INDEXES = """
