@@ -10,7 +10,7 @@ import pytest
 from benchmarks import contenders as names
 from benchmarks.questions import QUESTIONS, profile
 from benchmarks.questions.table_sizes import line_name
-from benchmarks.report import markdown
+from benchmarks.report import PICTURES, markdown
 from benchmarks.sheet import Sheet
 from benchmarks.targets import TARGETS
 
@@ -65,5 +65,5 @@ def test_every_question_has_its_picture(tmp_path: Path) -> None:
     for size in (1, 100):
         for part in profile.PARTS:
             sheet.note(profile.NAME, part, size, us_per_event=size)
-    assert set(DRAWINGS) == set(QUESTIONS) - {"start_up"}
+    assert set(DRAWINGS) == set(PICTURES) == set(QUESTIONS) - {"start_up"}
     assert [path.stat().st_size > 5000 for path in draw_all(sheet, tmp_path)] == [True] * len(DRAWINGS)

@@ -13,6 +13,7 @@ from benchmarks import contenders as names
 from benchmarks.questions import profile
 from benchmarks.questions.latency import HIGHEST
 from benchmarks.questions.table_sizes import line_name
+from benchmarks.report import PICTURES
 from benchmarks.sheet import Line, Sheet, Spread
 from benchmarks.targets import BATCH_AGE_MS, RATE
 
@@ -132,16 +133,16 @@ def draw_memory(lines: Sequence[Line]) -> Any:
     return figure
 
 
-DRAWINGS: dict[str, tuple[str, Callable[[Sequence[Line]], Any]]] = {
-    "headline": ("rates.svg", draw_headline),
-    "message_sizes": ("message-sizes.svg", draw_message_sizes),
-    "worker_processes": ("worker-processes.svg", draw_worker_processes),
-    "latency": ("latency.svg", draw_latency),
-    "repeated": ("repeated.svg", draw_shares),
-    "refused": ("refused.svg", draw_shares),
-    "memory": ("memory.svg", draw_memory),
-    "profile": ("event-profile.svg", draw_profile),
-    "table_sizes": ("table-sizes.svg", draw_table_sizes),
+DRAWINGS: dict[str, Callable[[Sequence[Line]], Any]] = {
+    "headline": draw_headline,
+    "message_sizes": draw_message_sizes,
+    "worker_processes": draw_worker_processes,
+    "latency": draw_latency,
+    "repeated": draw_shares,
+    "refused": draw_shares,
+    "memory": draw_memory,
+    "profile": draw_profile,
+    "table_sizes": draw_table_sizes,
 }
 
 
@@ -149,11 +150,11 @@ def draw_all(sheet: Sheet, folder: Path) -> list[Path]:
     """Draw every question that was asked; the files."""
     folder.mkdir(parents=True, exist_ok=True)
     drawn = []
-    for question, (name, draw) in DRAWINGS.items():
+    for question, draw in DRAWINGS.items():
         lines = list(sheet.of(question))
         if lines:
             figure = draw(lines)
-            path = folder / name
+            path = folder / PICTURES[question][0]
             figure.savefig(path, metadata={"Date": None})
             plt.close(figure)
             drawn.append(path)

@@ -55,11 +55,17 @@ TABLES: dict[str, tuple[str, str, tuple[Column, ...]]] = {
     "table_sizes": ("By rows in the table before", "rows", (_RATE,)),
 }
 PICTURES = {
-    "headline": "![Rates: the worker, its ceilings, and what else one would take](docs/pictures/rates.svg)",
-    "table_sizes": "![Rate over the rows in the table](docs/pictures/table-sizes.svg)",
-    "latency": "![Latency over load](docs/pictures/latency.svg)",
-    "profile": "![One event's microseconds](docs/pictures/event-profile.svg)",
+    "headline": ("rates.svg", "Rates: the worker, its ceilings, and what else one would take"),
+    "message_sizes": ("message-sizes.svg", "Rate by events a message"),
+    "worker_processes": ("worker-processes.svg", "Rate by worker processes"),
+    "latency": ("latency.svg", "Latency over load"),
+    "repeated": ("repeated.svg", "Rate by the share of events that come twice"),
+    "refused": ("refused.svg", "Rate by the share of events that are refused"),
+    "memory": ("memory.svg", "Peak memory by backlog"),
+    "profile": ("event-profile.svg", "One event's microseconds"),
+    "table_sizes": ("table-sizes.svg", "Rate over the rows in the table"),
 }
+README_PICTURES = ("headline", "table_sizes", "latency", "profile")
 SHARES = ("repeated", "refused", "latency")
 
 
@@ -100,24 +106,47 @@ def machine(sheet: Sheet) -> str:
     )
 
 
-def markdown(sheet: Sheet) -> str:
-    """Everything."""
-    asked = [question for question in TABLES if any(True for _ in sheet.of(question))]
-    parts = [machine(sheet), ratios(sheet), *(table(question, sheet.of(question)) for question in asked)]
+def markdown(sheet: Sheet, pictures: str | None = None) -> str:
+    """Everything; with the pictures of a folder where one is named."""
+    parts = [machine(sheet), ratios(sheet)]
+    for question in TABLES:
+        if any(sheet.of(question)):
+            parts.append(table(question, sheet.of(question)))
+            parts.append(picture(question, pictures) if pictures else "")
     return "\n".join(part for part in parts if part)
 
 
 def readme_part(sheet: Sheet) -> str:
-    """What the README shows between its marks: the headline, the ratios, the machine."""
-    shown = [link for question, link in PICTURES.items() if any(True for _ in sheet.of(question))]
+    """What the README shows between its marks: the headline, the ratios, the pictures, the machine."""
+    shown = [picture(question, "docs/pictures") for question in README_PICTURES if any(sheet.of(question))]
     return "\n".join(
-        [BEGIN, "", *shown, "", table("headline", sheet.of("headline")), ratios(sheet), machine(sheet), END]
+        [
+            BEGIN,
+            "",
+            table("headline", sheet.of("headline")),
+            ratios(sheet),
+            *shown,
+            machine(sheet),
+            "Everything that was measured: [docs/benchmarks.md](docs/benchmarks.md).\n",
+            END,
+        ]
     )
 
 
 def page(sheet: Sheet) -> str:
     """docs/benchmarks.md."""
-    return f"# Benchmarks\n\nWritten from `docs/benchmarks/latest.json` by `make bench-publish`.\n\n{markdown(sheet)}"
+    return (
+        "# Benchmarks\n\nWritten from `docs/benchmarks/latest.json` by `make bench-publish`.\n\n"
+        f"{markdown(sheet, 'pictures')}"
+    )
+
+
+def picture(question: str, folder: str) -> str:
+    """The picture of a question, where it has one."""
+    if question not in PICTURES:
+        return ""
+    file, shows = PICTURES[question]
+    return f"![{shows}]({folder}/{file})\n"
 
 
 def replace_part(text: str, part: str) -> str:

@@ -1,5 +1,6 @@
 """The benchmarks' pure parts: what is published, counted and reported; and that README and figures agree."""
 
+import re
 from collections import Counter
 from pathlib import Path
 from time import time
@@ -182,3 +183,21 @@ def test_readme_and_page_agree_with_the_published_figures() -> None:
         assert sheet.about["quick"] is False
         assert readme_part(sheet) in README.read_text(encoding="utf-8"), "run `make bench-publish`"
         assert page(sheet) == PAGE.read_text(encoding="utf-8"), "run `make bench-publish`"
+
+
+def test_every_picture_that_is_shown_exists() -> None:
+    """README and docs/benchmarks.md link to no picture that was not drawn."""
+    pages = [path for path in (README, PAGE) if path.exists()]
+    links = [
+        path.parent / link for path in pages for link in re.findall(r"\]\(([\w/-]+\.svg)\)", path.read_text("utf-8"))
+    ]
+    assert [link for link in links if not link.exists()] == []
+    assert bool(links) == LATEST.exists()
+
+
+def test_the_page_shows_every_picture_of_what_was_asked() -> None:
+    """Each question with a picture has it under its table; start-up is one number and has none."""
+    sheet = sheet_with(worker=1000)
+    sheet.note("memory", "worker", 10_000, peak_memory_mib=80)
+    sheet.note("start_up", "worker", start_to_commit_seconds=1)
+    assert re.findall(r"\]\((.+)\)", page(sheet)) == ["pictures/rates.svg", "pictures/memory.svg"]
