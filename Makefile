@@ -8,10 +8,10 @@ BENCH := PYTHONPATH=tests $(PYTHON) -m benchmarks
 MEASURED := .local/benchmarks
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all check bench bench-full bench-publish profile bench-environment environment servers
+.PHONY: help demo test test-all check bench bench-full bench-publish bench-dead-letters profile bench-environment environment servers
 
 help: ## Show this
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: servers ## See it all work: two workers, traffic with errors, one worker killed, the books balanced
 	@.venv/bin/usage-worker demo
@@ -37,6 +37,9 @@ bench-publish: ## Put the last full run into README.md and docs/
 	@mkdir -p docs/benchmarks && cp $(MEASURED)/full.json docs/benchmarks/latest.json
 	@$(BENCH).report docs/benchmarks/latest.json --write
 	@$(BENCH).pictures docs/benchmarks/latest.json docs/pictures
+
+bench-dead-letters: bench-environment ## Measure the commands and the good events beside a million dead letters (ten minutes)
+	@$(BENCH).dead_letters --json $(MEASURED)/dead-letters.json
 
 profile: bench-environment ## Measure where one event's microseconds go
 	@$(BENCH) --only profile --json $(MEASURED)/profile.json --pictures $(MEASURED)/pictures

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import aio_pika
 import pytest
 from harness import Message, System
 from harness import worker as harness_worker
@@ -14,6 +15,7 @@ from harness import worker as harness_worker
 CRASHING_WORKER = Path(__file__).parent / "acceptance" / "crashing_worker.py"
 MARK = b"kills its consumer"
 KILLED = -9
+DELIVERIES_MAX = 20 + 1  # of the delivery limit; the next one goes to the dead queue
 
 
 def use_crashing_worker(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -33,6 +35,17 @@ def killer(number: int = 0) -> Message:
     """A message that kills its consumer."""
     body = MARK + str(number).encode()
     return Message(body, unreadable=(body,))
+
+
+async def return_too_often(system: System, messages: int) -> None:
+    """Reject messages until the broker hands them out no more."""
+    connection = await aio_pika.connect(system.amqp_url)
+    async with connection, connection.channel() as channel:
+        queue = await channel.get_queue(system.queue)
+        for _ in range(DELIVERIES_MAX * messages):
+            delivered = await queue.get(timeout=10)
+            await delivered.reject(requeue=True)
+        assert await queue.get(fail=False) is None
 
 
 @asynccontextmanager

@@ -9,9 +9,9 @@ import aiormq
 import pytest
 from delivery_paths import both_paths, both_paths_at_length
 from harness import System, event, message
-from supervision import killer, supervised, use_crashing_worker
+from operating import dead_letters
+from supervision import DELIVERIES_MAX, MARK, killer, return_too_often, supervised, use_crashing_worker
 
-DELIVERIES_MAX = 20 + 1  # of the delivery limit; the next one goes to the dead queue
 HELD_BYTES_MAX = 8 * 2**20
 
 
@@ -46,17 +46,29 @@ async def _check_books(system: System, good: int, killers: int) -> None:
 async def test_a_message_that_kills_its_consumer_at_the_head_of_500(
     system: System, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It ends as one letter with its bytes as they came; the 500 behind it are stored."""
+    """It ends as one letter with its bytes as they came; the 500 behind it are stored. It can be shown and replayed."""
     use_crashing_worker(tmp_path, monkeypatch)
-    await system.publish(killer(), *(message(event()) for _ in range(500)))
+    poison = message(event(model=MARK.decode()))
+    await system.publish(poison, *(message(event()) for _ in range(500)))
     async with supervised(system):
         await _until_dead(system, 1, seconds_max=100)
         await system.until_stored(500)
     await system.settle()
     await _check_books(system, good=500, killers=1)
     (letter,) = await _letters(system)
-    assert (letter.body, letter.queue) == (killer().body, f"{system.queue}.dead")
+    assert (letter.body, letter.queue) == (poison.body, f"{system.queue}.dead")
     assert len([worker for worker in system.workers if worker.status == -9]) == DELIVERIES_MAX
+    shown = await dead_letters(system, "show", poison.events[0]["id"])
+    assert shown.status == 1, "nobody has read its event's id"
+    letter_id = str(await system.value("SELECT id FROM ai_usage_dead_letters"))
+    shown = await dead_letters(system, "show", letter_id)
+    assert (shown.status, shown.output.splitlines()[0]) == (0, f"letter {letter_id}: delivery_limit")
+    assert MARK.decode() in shown.output
+    monkeypatch.undo()  # a version that survives it
+    replayed = await dead_letters(system, "replay", "--reason", "delivery_limit", "--yes")
+    assert replayed.status == 0, replayed
+    assert await system.stored() == 501
+    assert await system.value("SELECT status FROM ai_usage_dead_letters") == "recovered"
 
 
 @pytest.mark.slow
@@ -83,7 +95,7 @@ async def test_the_dead_queue_is_drained(system: System, tmp_path: Path, monkeyp
     use_crashing_worker(tmp_path, monkeypatch)
     killers = [killer(number) for number in range(5)]
     await system.publish(*killers)
-    await _return_too_often(system, len(killers))
+    await return_too_often(system, len(killers))
     await system.start_worker()
     await _until_dead(system, len(killers))
     await system.settle()
@@ -104,23 +116,12 @@ async def test_a_dead_exchange_without_a_binding_loses_nothing(system: System) -
     async with connection, connection.channel() as channel:
         dead_queue = await channel.get_queue(f"{system.queue}.dead")
         await dead_queue.unbind(f"{system.exchange}.dead", system.queue)
-    await _return_too_often(system, 1)
+    await return_too_often(system, 1)
     assert await system.ready_messages(f"{system.queue}.dead") == 0
     await system.start_worker()
     await _until_dead(system, 1, seconds_max=300)
     await system.settle()
     await _check_books(system, good=0, killers=1)
-
-
-async def _return_too_often(system: System, messages: int) -> None:
-    """Reject messages until the broker hands them out no more."""
-    connection = await aio_pika.connect(system.amqp_url)
-    async with connection, connection.channel() as channel:
-        queue = await channel.get_queue(system.queue)
-        for _ in range(DELIVERIES_MAX * messages):
-            delivered = await queue.get(timeout=10)
-            await delivered.reject(requeue=True)
-        assert await queue.get(fail=False) is None
 
 
 class _Bytes(str):
