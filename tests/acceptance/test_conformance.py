@@ -37,6 +37,7 @@ async def test_every_case_gets_its_outcome(system: System, batch_events_max: int
     )
     worker = await system.start_worker(USAGE_BATCH_MAX_EVENTS=str(batch_events_max))
     cases = load_cases(datetime.now(UTC))
+    cases = sorted(cases, key=lambda case: "time" not in case.name)  # first those that hold for 5 s: machines are slow
     await system.publish(*(_message(case) for case in cases))
     expected = {
         "stored": sum(len(case.rows) for case in cases),
