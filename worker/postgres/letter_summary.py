@@ -16,13 +16,16 @@ SAMPLES_LETTERS_MAX = 200  # of all groups together: each is carried
 # One pass over the letters, by a hash table that has a slot for each group and sixteenth of the fingerprints: of each
 # slot the place of its first or last letter is kept, so the samples are old ones and new ones, and cost no second pass.
 # A sort of a million rows, or an index scan that jumps from page to page, takes seconds; the planner, who has no
-# statistics of `errors`, would choose them. A narrow filter still finds its letters by a bitmap of an index.
+# statistics of `errors`, would choose them. He expects the pass to leave many rows, so he would not share it among
+# processes either. A narrow filter still finds its letters by a bitmap of an index.
 _PLAN = """
 SET LOCAL enable_seqscan = on;
 SET LOCAL enable_indexscan = off;
 SET LOCAL enable_sort = off;
 SET LOCAL enable_incremental_sort = off;
-SET LOCAL max_parallel_workers_per_gather = 0;
+SET LOCAL max_parallel_workers_per_gather = 2;
+SET LOCAL parallel_setup_cost = 0;
+SET LOCAL parallel_tuple_cost = 0;
 SET LOCAL work_mem = '32MB'
 """
 _GROUPS = """
