@@ -7,6 +7,7 @@ from time import time
 from uuid import uuid4
 
 import pytest
+from benchmarks.__main__ import command, parse
 from benchmarks.database import Commit, WrongAnswerError, rate_of
 from benchmarks.report import BEGIN, END, LATEST, PAGE, README, markdown, page, readme_part, replace_part
 from benchmarks.sheet import Sheet
@@ -201,3 +202,18 @@ def test_the_page_shows_every_picture_of_what_was_asked() -> None:
     sheet.note("memory", "worker", 10_000, peak_memory_mib=80)
     sheet.note("start_up", "worker", start_to_commit_seconds=1)
     assert re.findall(r"\]\((.+)\)", page(sheet)) == ["pictures/rates.svg", "pictures/memory.svg"]
+
+
+@pytest.mark.parametrize("typed", ["", "--full", "--only latency --only memory --quick", "--quick --rounds 2"])
+def test_figures_name_the_command_that_made_them(typed: str) -> None:
+    """Typed again it asks for the same; where figures were written to does not matter."""
+    options = parse([*typed.split(), "--json", "somewhere.json"])
+    assert command(options) == f"python -m benchmarks {typed}".strip()
+
+
+@pytest.mark.parametrize("typed", ["--only nothing", "--full --only latency"])
+def test_a_question_that_nobody_knows_is_refused(typed: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A misspelt question, or one beside all of them, measures nothing."""
+    with pytest.raises(SystemExit, match="2"):
+        parse(typed.split())
+    assert "--only" in capsys.readouterr().err
