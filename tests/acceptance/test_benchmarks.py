@@ -18,6 +18,7 @@ from worker.settings import Settings
 
 TESTS = Path(__file__).parents[1]
 RUN_SECONDS_MAX = 280
+WRITERS = Settings.model_fields["writers"].default
 BENCH_GROUP = ("celery", "celery_batches", "faststream", "matplotlib", "psycopg")
 
 pytestmark = [
@@ -43,7 +44,7 @@ async def test_a_quick_run_measures_every_contender(tmp_path: Path) -> None:
     sheet = Sheet.read(tmp_path / "run.json")
     rated = {line.contender for line in sheet.of("headline") if line.spread("events_per_second")}
     assert rated == {
-        names.WORKER_SINGLE, names.WORKER_ARRAYS, names.COPY_ONE, names.copy_name(Settings.model_fields["writers"].default), names.IDLE_AIO_PIKA,
+        names.WORKER_SINGLE, names.WORKER_ARRAYS, names.COPY_ONE, names.copy_name(WRITERS), names.IDLE_AIO_PIKA,
         names.IDLE_AIORMQ, names.SEED, names.FASTSTREAM.name, names.EXECUTEMANY.name, names.CELERY.name,
     }  # fmt: skip
     assert sum(target.ratio(sheet) is not None for target in TARGETS) == 8
