@@ -9,7 +9,7 @@ from uuid import uuid4
 import pytest
 from benchmarks.__main__ import command, parse
 from benchmarks.database import Commit, WrongAnswerError, rate_of
-from benchmarks.report import BEGIN, END, LATEST, PAGE, README, markdown, page, readme_part, replace_part
+from benchmarks.report import BEGIN, END, LATEST, PAGE, PICTURES, README, markdown, page, readme_part, replace_part
 from benchmarks.sheet import Sheet
 from benchmarks.targets import TARGETS, Target
 from benchmarks.workload import People, Workload, make_workload, totals_of
@@ -193,7 +193,8 @@ def test_every_picture_that_is_shown_exists() -> None:
         path.parent / link for path in pages for link in re.findall(r"\]\(([\w/-]+\.svg)\)", path.read_text("utf-8"))
     ]
     assert [link for link in links if not link.exists()] == []
-    assert bool(links) == LATEST.exists()
+    drawn = {file for file, _ in PICTURES.values()}
+    assert any(link.name in drawn for link in links) == LATEST.exists()
 
 
 def test_the_page_shows_every_picture_of_what_was_asked() -> None:
