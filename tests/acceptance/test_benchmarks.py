@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from benchmarks import contenders as names
+from benchmarks.dead_letters import lines as letter_lines
 from benchmarks.questions import QUESTIONS, profile
 from benchmarks.questions.table_sizes import line_name
 from benchmarks.report import PICTURES, markdown
@@ -70,3 +71,28 @@ def test_every_question_has_its_picture(tmp_path: Path) -> None:
             sheet.note(profile.NAME, part, size, us_per_event=size)
     assert set(DRAWINGS) == set(PICTURES) == set(QUESTIONS) - {"start_up"}
     assert [path.stat().st_size > 5000 for path in draw_all(sheet, tmp_path)] == [True] * len(DRAWINGS)
+
+
+async def test_a_small_run_beside_dead_letters(tmp_path: Path) -> None:
+    """Every question about dead letters is answered, with a figure each; what is replayed and found is checked."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "benchmarks.dead_letters", "--letters", "5000", "--rounds", "1",
+        "--json", tmp_path / "run.json",
+        env=os.environ | {"PYTHONPATH": str(TESTS)},
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    async with asyncio.timeout(RUN_SECONDS_MAX):
+        report, log = await process.communicate()
+    assert process.returncode == 0, log.decode()
+    sheet = Sheet.read(tmp_path / "run.json")
+    assert report.decode().splitlines() == letter_lines(sheet)
+    asked = {line.contender for line in sheet.of("dead letters")}
+    assert asked == {
+        "--help", "list of an empty table", "summary", "list --limit 50", "list of a producer",
+        "list of a reason, two days", "worker, 0 letters in the table", "worker, 5,000 letters in the table",
+        "replay of 50", "replay of 500", "find of 5,000 ids", "COPY of 5,000 ids",
+    }  # fmt: skip
+    replay = sheet.find("dead letters", "replay of 500")
+    assert replay is not None
+    assert 200 < replay.median("recovered") < 500, "three of five have users by now"
+    assert replay.median("peak_memory_mib") > 10
