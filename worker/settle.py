@@ -5,7 +5,7 @@ moment for them, then it is acknowledged one by one, which is legal out of order
 holds nobody back. Tags mean something on one channel only, so the ledger belongs to one generation.
 """
 
-from collections import OrderedDict
+from collections import deque
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -24,45 +24,47 @@ class Ledger:
 
     def __init__(self, generation: int) -> None:
         self.generation = generation
-        self._committed_at: OrderedDict[int, float | None] = OrderedDict()
-        self._waiting = 0  # committed, but not acknowledged
+        self._tags: deque[int] = deque()  # from the first outstanding one on
+        self._waiting: set[int] = set()  # committed, but not acknowledged
+        self._overtaken: set[int] = set()  # acknowledged before a predecessor
         self._waiting_since: float | None = None
 
     def __len__(self) -> int:
-        return len(self._committed_at)
+        return len(self._tags) - len(self._overtaken)
 
     @property
     def first_tag(self) -> int:
         """The lowest tag that is outstanding; 0 where nothing is."""
-        return next(iter(self._committed_at), 0)
+        return self._tags[0] if self._tags else 0
 
     @property
     def last_tag(self) -> int:
         """The highest tag that is outstanding; 0 where nothing is."""
-        return next(reversed(self._committed_at), 0)
+        return self._tags[-1] if self._tags else 0
 
     def delivered(self, tag: int) -> None:
         """A delivery has arrived. Tags rise on a channel."""
-        self._committed_at[tag] = None
+        self._tags.append(tag)
 
     def committed(self, tags: Iterable[int], now: float) -> list[Ack]:
         """These deliveries have their outcome in the database; what may be acknowledged at once."""
+        first, last = self.first_tag, self.last_tag
         for tag in tags:
-            if tag not in self._committed_at or self._committed_at[tag] is not None:
+            if tag in self._waiting or tag in self._overtaken or not first <= tag <= last:
                 raise AssertionError(f"delivery {tag} is settled twice")
-            self._committed_at[tag] = now
-            self._waiting += 1
+            self._waiting.add(tag)
         return self._take_prefix(now)
 
     def overdue(self, now: float) -> list[Ack]:
         """What has waited long enough for its predecessors."""
         if self._waiting_since is None or now < self._waiting_since + PATIENCE_SECONDS:
             return []
-        tags = [tag for tag, at in self._committed_at.items() if at is not None]
-        for tag in tags:
-            del self._committed_at[tag]
-        self._waiting = 0
+        tags = sorted(self._waiting)
+        self._overtaken |= self._waiting
+        self._waiting.clear()
         self._waiting_since = None
+        while self._tags and self._tags[-1] in self._overtaken:
+            self._overtaken.remove(self._tags.pop())
         return [Ack(tag, multiple=False) for tag in tags]
 
     def overdue_at(self) -> float | None:
@@ -70,17 +72,21 @@ class Ledger:
         return None if self._waiting_since is None else self._waiting_since + PATIENCE_SECONDS
 
     def _take_prefix(self, now: float) -> list[Ack]:
+        tags, waiting, overtaken = self._tags, self._waiting, self._overtaken
         last: int | None = None
         count = 0
-        while self._committed_at:
-            tag, at = next(iter(self._committed_at.items()))
-            if at is None:
+        while tags:
+            tag = tags[0]
+            if tag in waiting:
+                waiting.remove(tag)
+                last = tag
+                count += 1
+            elif tag in overtaken:
+                overtaken.remove(tag)
+            else:
                 break
-            self._committed_at.popitem(last=False)
-            last = tag
-            count += 1
-        self._waiting -= count
-        if not self._waiting:
+            tags.popleft()
+        if not waiting:
             self._waiting_since = None
         elif self._waiting_since is None or count:
             self._waiting_since = now
