@@ -1,5 +1,6 @@
 """The command line: a group whose commands are imported only when they run, and one place for errors."""
 
+import errno
 import sys
 from typing import Any
 
@@ -8,6 +9,7 @@ import click
 from worker.errors import UsageWorkerError
 from worker.lazy_group import HELP_NAMES, LazyGroup
 
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 COMMANDS = {
     "run": "Consume events and store them until a signal.",
     "migrate": "Create or upgrade the tables.",
@@ -54,4 +56,9 @@ def main(arguments: list[str] | None = None, **extra: Any) -> int:
     except UsageWorkerError as error:
         click.echo(f"usage-worker: {error}", err=True)
         return error.exit_status
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        click.echo(f"usage-worker: standard output cannot be written: {error}", err=True)
+        return 1
     return status if isinstance(status, int) else 0

@@ -21,6 +21,7 @@ SHOWN = frozenset(
 )  # fmt: skip
 
 _HIDDEN_JSON = json.dumps(HIDDEN).encode()
+_QUOTES = ("'", '"')
 _QUOTED = re.compile(r"'.*'|\".*\"|`.*`", re.DOTALL)
 
 
@@ -68,6 +69,8 @@ def _nested(text: bytes, *, is_event: bool) -> bytes:
 
 def _is_shown(error: Mapping[str, Any]) -> bool:
     given = error.get("input")
+    if not error.get("field") and str(error.get("message"))[:1] in _QUOTES:
+        return False  # what is no JSON is quoted where its parser gave up
     if isinstance(given, str):
         return str(error.get("field")).rpartition(".")[2] in SHOWN and given.lstrip()[:1] not in ("{", "[")
     return not isinstance(given, dict | list) and not str(error.get("field")).startswith("request_metadata")

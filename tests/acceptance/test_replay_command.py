@@ -109,6 +109,7 @@ async def test_answers_as_json(system: System) -> None:
     assert (group["reason"], group["answer"], group["letters"]) == ("unknown_user", "stored", 2)
     assert totals == {
         "ending": "max", "carried": 2, "recovered": 2, "refused": 0, "busy": 0, "bodies_given_up": 0, "left_out": [],
+        "refused_in_arrays": 0,
     }  # fmt: skip
     assert await system.value("SELECT DISTINCT who FROM ai_usage_dead_letter_actions") == "ada"
 

@@ -206,7 +206,7 @@ async def test_a_conflict_of_ids_stays(desk: Desk) -> None:
     assert answers(tally) == {("id_conflict", "same reason", "id_conflict"): 1}
     assert not tally.is_whole
     assert await desk.letters() == [("id_conflict", "open")]
-    assert await desk.actions() == []
+    assert [(each["from_reason"], each["to_reason"]) for each in await desk.actions()] == [("id_conflict",) * 2]
     assert await desk.database.fetchval("SELECT input_tokens FROM ai_usage_logs") == first["input_tokens"]
 
 

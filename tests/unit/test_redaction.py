@@ -78,6 +78,7 @@ def error(field: str, given_input: Any, message: str = "is wrong") -> dict[str, 
         error("request_metadata", 5, f"has '{SECRET}'"),
         error("metadata", SECRET),
         error("", SECRET, f"'{SECRET}' where a comma is expected"),
+        error("", None, f"'{SECRET}' where a value is expected, at byte 0"),
         error("data", [SECRET]),
         error("model", {"mail": SECRET}),
         error("model", json.dumps({"mail": SECRET})),
@@ -91,7 +92,15 @@ def test_inputs_that_may_be_metadata_are_hidden(wrong: dict[str, Any]) -> None:
     assert hidden["field"] == wrong["field"]
 
 
-@pytest.mark.parametrize("shown", [error("model", "gpt"), error("data.input_tokens", "5"), error("input_token", 5)])
+@pytest.mark.parametrize(
+    "shown",
+    [
+        error("", None, "content_type 'text/plain'"),
+        error("model", "gpt"),
+        error("data.input_tokens", "5"),
+        error("input_token", 5),
+    ],
+)
 def test_other_inputs_are_shown(shown: dict[str, Any]) -> None:
     """What the contract names, and numbers, help to understand and are no metadata."""
     assert redact_errors([shown]) == [shown]

@@ -84,6 +84,7 @@ async def _look_up(ids: tuple[UUID, ...], *, as_json: bool) -> int:
 
 async def _balance(path: str, *, shows_missing: bool, as_json: bool) -> int:
     from worker.commands.dead_letters.session import session
+    from worker.commands.dead_letters.showing import say
     from worker.postgres.books import Ledger
 
     async with session("find", carries=False) as opened:
@@ -91,13 +92,14 @@ async def _balance(path: str, *, shows_missing: bool, as_json: bool) -> int:
         await ledger.open()
         given, refused = await _read(path, ledger)
         books = await ledger.balance()
-        if as_json:
-            click.echo(json.dumps(_books_as_object(given, refused, books)))
-        else:
-            click.echo("\n".join(_books_lines(given, refused, books)))
+        say(
+            json.dumps(_books_as_object(given, refused, books))
+            if as_json
+            else "\n".join(_books_lines(given, refused, books))
+        )
         if shows_missing:
             async for each in ledger.missing():
-                click.echo(json.dumps({"id": str(each), "answer": "missing"}) if as_json else str(each))
+                say(json.dumps({"id": str(each), "answer": "missing"}) if as_json else str(each))
     return EXIT_PARTLY if books.missing or refused else 0
 
 
@@ -145,26 +147,28 @@ def _as_object(found: "Whereabouts") -> dict[str, Any]:
 
 
 def _lines(found: "Whereabouts") -> Iterator[str]:
+    from worker.letter_text import one_line
+
     yield f"{found.id}: {found.answer.value}"
     if found.row is not None:
         facts = ", ".join(f"{name} {value}" for name, value in found.row.items() if name != "id" and value is not None)
-        yield f"  row: {facts}"
+        yield f"  row: {one_line(facts)}"
     for letter in found.letters:
         yield from _letter_lines(letter)
 
 
 def _letter_lines(letter: "Letter") -> Iterator[str]:
+    from worker.commands.dead_letters.showing import transition
+    from worker.letter_text import one_line
+
     facts = letter.facts
     what = "letter of the whole message" if letter.whole else "letter"
-    yield f"  {what} {facts['id']}: {facts['reason']}, {facts['status']}, from {facts['producer'] or 'nobody named'}"
+    producer = one_line(facts["producer"] or "nobody named")
+    yield f"  {what} {facts['id']}: {facts['reason']}, {facts['status']}, from {producer}"
     yield f"    first seen {facts['first_seen']}, last {facts['last_seen']}, occurrences {facts['occurrences']}"
     for action in letter.history:
-        changes = [
-            f"{action[f'from_{kind}']} → {action[f'to_{kind}']}"
-            for kind in ("reason", "status")
-            if action[f"to_{kind}"] is not None and action[f"from_{kind}"] != action[f"to_{kind}"]
-        ]
-        yield "    " + "; ".join([f"{action['at']} {action['who']}: {action['action']}", *changes])
+        change = transition(action)
+        yield "    " + one_line(f"{action['at']} {action['who']}: {action['action']}{f'; {change}' if change else ''}")
 
 
 def _books_as_object(given: int, refused: int, books: "Books") -> dict[str, Any]:

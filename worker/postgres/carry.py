@@ -35,11 +35,15 @@ class Answer(StrEnum):
 
 
 class Carried(NamedTuple):
-    """A letter's answer; the refusal where it was not recovered."""
+    """A letter's answer; the refusal where it was not recovered.
+
+    `apart` are the elements of its array that are refused, and get letters of their own.
+    """
 
     letter: StoredLetter
     answer: Answer
     refusal: Refusal | None
+    apart: int = 0
 
 
 @dataclass(slots=True, frozen=True)
@@ -134,7 +138,8 @@ async def _merge(connection: asyncpg.Connection, cases: Sequence[_Case], refusal
 def _answer(case: _Case) -> Carried:
     refusal = _refusal(case)
     if refusal is None:
-        return Carried(case.letter, Answer.STORED if case.is_new else Answer.DUPLICATE, None)
+        apart = len(case.decoded.rejects) + len(case.refused)
+        return Carried(case.letter, Answer.STORED if case.is_new else Answer.DUPLICATE, None, apart)
     answer = Answer.SAME_REASON if refusal.reason is case.letter.reason else Answer.OTHER_REASON
     return Carried(case.letter, answer, refusal)
 
@@ -172,36 +177,39 @@ async def _settle(
     now: datetime,
 ) -> None:
     recovered = [each.letter for each in carried if each.refusal is None]
-    changed = [
+    refused = [
         (each, _letters_of_refusals(case)[0])
         for case, each in zip(cases, carried, strict=True)
-        if each.answer is Answer.OTHER_REASON
+        if each.refusal is not None
     ]
     await connection.execute(
         "UPDATE ai_usage_dead_letters SET status = 'recovered' WHERE id = ANY($1)", [letter.id for letter in recovered]
     )
-    # A letter that could not be read before bears its event's id from now on, or the books by id would miss it.
+    # A letter that could not be read before bears its event's id from now on, or the books by id would miss it. An
+    # edited body may be refused for the same reason with other errors.
     await connection.executemany(
         "UPDATE ai_usage_dead_letters SET reason = $2, errors = $3, event_id = coalesce(event_id, $4),"
         " user_id = coalesce(user_id, $5), organization_id = coalesce(organization_id, $6), model = coalesce(model, $7)"
-        " WHERE id = $1",
+        " WHERE id = $1 AND (reason, errors) IS DISTINCT FROM ($2, $3::jsonb)",
         [
             (
                 each.letter.id, now_is.reason.value, now_is.errors_json, now_is.event_id, now_is.user_id,
                 now_is.organization_id, now_is.model,
             )
-            for each, now_is in changed
+            for each, now_is in refused
         ],
     )  # fmt: skip
     elements = [
-        letter
-        for case, each in zip(cases, carried, strict=True)
-        if each.refusal is None and _is_array(case.letter.body)
-        for letter in _letters_of_refusals(case)
+        letter for case, each in zip(cases, carried, strict=True) if each.apart for letter in _letters_of_refusals(case)
     ]
     await record(connection, add_up(elements), worker=options.who, seen_at=now)
     actions = [_recovery(letter, options.action) for letter in recovered]
-    actions += [_change(each, options.action) for each, _ in changed]
+    # What an operator tried in vain belongs to the audit; a round of healing that changes nothing does not.
+    actions += [
+        _refusal_again(each, options.action)
+        for each, _ in refused
+        if each.answer is Answer.OTHER_REASON or options.chosen is not None
+    ]
     await note_actions(connection, actions, who=options.who, chosen=options.chosen)
 
 
@@ -209,6 +217,6 @@ def _recovery(letter: StoredLetter, action: str) -> Action:
     return Action(letter.id, action, from_status=letter.status.value, to_status=Status.RECOVERED.value)
 
 
-def _change(carried: Carried, action: str) -> Action:
+def _refusal_again(carried: Carried, action: str) -> Action:
     reason = carried.refusal.reason.value if carried.refusal else None
     return Action(carried.letter.id, action, from_reason=carried.letter.reason.value, to_reason=reason)

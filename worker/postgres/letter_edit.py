@@ -3,7 +3,8 @@
 The original body stays. An edit starts from the edited body where there is one.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import NamedTuple
 from uuid import UUID
@@ -108,10 +109,11 @@ def _others(ids: Sequence[UUID], mendings: Sequence[Mending]) -> list[UUID]:
     return [letter_id for letter_id in ids if letter_id not in done]
 
 
-async def preview_all(connection: asyncpg.Connection, chosen: Filter, options: EditOptions) -> AsyncIterator[Mending]:
+async def preview_all(connection: asyncpg.Connection, chosen: Filter, options: EditOptions) -> AsyncGenerator[Mending]:
     """What `edit_all` would do, letter by letter; nothing is locked or changed."""
-    async for letter in read_letters(connection, chosen):
-        yield judge(letter, options)
+    async with aclosing(read_letters(connection, chosen)) as letters:
+        async for letter in letters:
+            yield judge(letter, options)
 
 
 async def _save(mendings: Sequence[Mending], connection: asyncpg.Connection, options: EditOptions) -> None:

@@ -1,7 +1,8 @@
 """The table of dead letters as operators use it: which letters, in what order, and the record of what was done."""
 
 import json
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -196,7 +197,7 @@ async def count_letters(connection: asyncpg.Connection, chosen: Filter, also: st
 
 async def stream_letters(
     connection: asyncpg.Connection, chosen: Filter, columns: str, also: str = "true"
-) -> AsyncIterator[asyncpg.Record]:
+) -> AsyncGenerator[asyncpg.Record]:
     """The letters' `columns`, oldest first, by a cursor: any number of them in constant memory. See `count_letters`."""
     condition, arguments = chosen.where()
     limit = "" if chosen.limit is None else f" LIMIT {chosen.limit:d}"
@@ -211,10 +212,11 @@ async def stream_letters(
             yield row
 
 
-async def read_letters(connection: asyncpg.Connection, chosen: Filter) -> AsyncIterator[StoredLetter]:
+async def read_letters(connection: asyncpg.Connection, chosen: Filter) -> AsyncGenerator[StoredLetter]:
     """The letters as they would be carried, oldest first; none is locked, and none without body is there."""
-    async for row in stream_letters(connection, chosen, _LETTER_COLUMNS, HAS_BODY):
-        yield _letter(row)
+    async with aclosing(stream_letters(connection, chosen, _LETTER_COLUMNS, HAS_BODY)) as rows:
+        async for row in rows:
+            yield _letter(row)
 
 
 @dataclass(slots=True, frozen=True)

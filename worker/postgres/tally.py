@@ -9,6 +9,7 @@ from uuid import UUID
 from usage_events.contract import FieldError, Reason
 
 from worker.postgres.carry import Answer, Carried
+from worker.redaction import redact_errors
 
 
 class Ending(StrEnum):
@@ -43,16 +44,19 @@ class Tally:
     """What became of the letters of one run.
 
     `busy` are those that somebody else worked on all the time, `left_out` those that may have ended an earlier replay,
-    `bodies_given_up` those that have nothing to carry.
+    `bodies_given_up` those that have nothing to carry. `apart` are refused events of arrays that were carried: each has
+    a letter of its own. `is_redacted` hides what may be metadata.
     """
 
     groups: dict[Group, Sample] = field(default_factory=dict)
     carried: int = 0
     stayed: int = 0
+    apart: int = 0
     busy: int = 0
     bodies_given_up: int = 0
     left_out: list[UUID] = field(default_factory=list)
     ending: Ending = Ending.DONE
+    is_redacted: bool = False
 
     @property
     def recovered(self) -> int:
@@ -63,20 +67,21 @@ class Tally:
     def is_whole(self) -> bool:
         """Whether every letter that was chosen has come home."""
         done = self.ending in (Ending.DONE, Ending.MAX)
-        return done and not (self.stayed or self.busy or self.left_out or self.bodies_given_up)
+        return done and not (self.stayed or self.apart or self.busy or self.left_out or self.bodies_given_up)
 
     def add(self, carried: Iterable[Carried]) -> None:
         """A set of letters has been carried."""
-        for letter, answer, refusal in carried:
+        for letter, answer, refusal, apart in carried:
             group = Group(letter.reason, answer, refusal.reason if refusal else None)
             sample = self.groups.get(group)
             if sample is None:
-                error = _text(refusal.errors[0]) if refusal and refusal.errors else ""
+                error = self._text(refusal.errors[0]) if refusal and refusal.errors else ""
                 sample = self.groups[group] = Sample(letter.id, error)
             sample.letters += 1
             self.carried += 1
             self.stayed += refusal is not None
+            self.apart += apart
 
-
-def _text(error: FieldError) -> str:
-    return ": ".join(part for part in (error["field"], error["message"]) if part)
+    def _text(self, error: FieldError) -> str:
+        shown = redact_errors([error])[0] if self.is_redacted else error
+        return ": ".join(part for part in (shown["field"], shown["message"]) if part)

@@ -11,6 +11,8 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from worker.commands.dead_letters.showing import say
+
 if TYPE_CHECKING:
     from worker.postgres.letter_settling import Lot
 
@@ -78,9 +80,9 @@ async def take_all(lots: AsyncIterator["Lot"], *, doing: str, past: str, total: 
                     break
     finally:
         if as_json:
-            click.echo(json.dumps(_facts(work, past)))
+            say(json.dumps(_facts(work, past)))
         else:
-            click.echo("\n".join(_lines(work, past)))
+            say("\n".join(_lines(work, past)))
     return EXIT_PARTLY if work.busy or work.is_stopped else 0
 
 

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from worker.ceiling import BODY_GIVEN_UP
 from worker.errors import UsageWorkerError
+from worker.letter_text import one_line
 from worker.logs import configure_logs
 from worker.postgres.carrier import Carrier
 from worker.postgres.carry import CarryOptions
@@ -45,13 +46,15 @@ async def opened(
     session = WriterSession(dsn, schema, name="usage-worker dead-letters")
     marks = WriterSession(dsn, schema, name="usage-worker dead-letters marks")
     try:
-        yield Replay(
+        replay = Replay(
             Carrier(session, options, is_trial=is_trial),
             Suspects(marks, who=who, chosen=chosen),
             chosen,
             limits,
             ramp=RAMP[-1:] if is_trial else RAMP,
         )
+        replay.tally.is_redacted = settings.redact
+        yield replay
     finally:
         await session.close()
         await marks.close()
@@ -118,7 +121,7 @@ def report(tally: Tally, *, as_json: bool, is_trial: bool) -> None:
             console.width = PIPE_CHARACTERS
         console.print(_table(tally))
     click.echo(_sentence(tally, is_trial=is_trial))
-    for line in _warnings(tally):
+    for line in _warnings(tally, is_trial=is_trial):
         click.echo(line)
 
 
@@ -140,6 +143,7 @@ def _totals(tally: Tally) -> dict[str, Any]:
         "carried": tally.carried,
         "recovered": tally.recovered,
         "refused": tally.stayed,
+        "refused_in_arrays": tally.apart,
         "busy": tally.busy,
         "bodies_given_up": tally.bodies_given_up,
         "left_out": [str(letter_id) for letter_id in tally.left_out],
@@ -159,7 +163,7 @@ def _table(tally: Tally) -> Table:
             to_reason or "",
             f"{facts['letters']:,}",
             facts["sample_id"],
-            Text(facts["sample_error"]),
+            Text(one_line(facts["sample_error"])),
         )
     return table
 
@@ -171,7 +175,10 @@ def _sentence(tally: Tally, *, is_trial: bool) -> str:
     return f"carried {letters}: {tally.recovered:,} recovered, {tally.stayed:,} refused"
 
 
-def _warnings(tally: Tally) -> Iterator[str]:
+def _warnings(tally: Tally, *, is_trial: bool) -> Iterator[str]:
+    if tally.apart:
+        verb = "would get" if is_trial else "got"
+        yield f"of the events in arrays {tally.apart:,} {verb} a letter each: they are refused"
     if tally.ending is Ending.FAILING:
         yield "ended early: too many were refused; look at the samples, mend what is wrong, run this again"
     if tally.ending is Ending.STOPPED:

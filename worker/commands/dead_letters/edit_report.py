@@ -9,7 +9,7 @@ import click
 
 from worker.ceiling import BODY_GIVEN_UP
 from worker.commands.dead_letters.bulk import plural
-from worker.errors import UsageWorkerError
+from worker.commands.dead_letters.showing import say
 from worker.letter_text import difference, one_line
 from worker.mending import Outcome
 from worker.postgres.letter_edit import Mending
@@ -50,14 +50,7 @@ class EditReport:
             if outcome is not Outcome.UNCHANGED and len(samples) < SHOWN_IN_FULL:
                 samples.append(mending)
             if self._as_json:
-                self._write(json.dumps(self._facts(mending)))
-
-    def _write(self, line: str) -> None:
-        """While a session is open, whose errors are the database's."""
-        try:
-            click.echo(line)
-        except OSError as error:
-            raise UsageWorkerError(f"standard output cannot be written: {error}; run this again to go on") from error
+                say(json.dumps(self._facts(mending)))
 
     def end(self) -> None:
         """Say what became of many."""
@@ -65,26 +58,26 @@ class EditReport:
             return
         if self._is_dry_run:
             for mending in self._changed:
-                self._write(f"letter {mending.letter.id}\n{self._difference(mending)}\n")
+                say(f"letter {mending.letter.id}\n{self._difference(mending)}\n")
         for mending in self._left:
-            self._write("\n".join(self._problems(mending)))
+            say("\n".join(self._problems(mending)))
         for line in self._sentences():
-            self._write(line)
+            say(line)
 
     def end_one(self) -> None:
         """Say what became of one."""
         if self._as_json:
             return
         for mending in [*self._changed, *self._left]:
-            self._write(self._difference(mending))
-            self._write("\n".join(self._problems(mending)))
+            say(self._difference(mending))
+            say("\n".join(self._problems(mending)))
         if self.counts[Outcome.UNCHANGED]:
-            self._write("unchanged")
+            say("unchanged")
         elif self._is_dry_run:
-            self._write("nothing was changed")
+            say("nothing was changed")
         elif self._changed:
             letter_id = self._changed[0].letter.id
-            self._write(f"edited; `usage-worker dead-letters replay --id {letter_id}` stores what it holds")
+            say(f"edited; `usage-worker dead-letters replay --id {letter_id}` stores what it holds")
 
     def explain(self, mending: Mending) -> None:
         """Say on standard error why a letter cannot be saved so."""

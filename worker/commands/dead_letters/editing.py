@@ -3,7 +3,7 @@
 import asyncio
 import sys
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from uuid import UUID
@@ -92,8 +92,12 @@ async def _preview(chosen: Filter, options: EditOptions, report: EditReport) -> 
     async with session("edit", carries=False) as (connection, _):
         total = await count_letters(connection, chosen, HAS_BODY)
         report.bodies_given_up = await count_letters(connection, chosen, HAS_NO_BODY)
-        async with working("looking", total) as work, _reporting(report, work):
-            async for mending in preview_all(connection, chosen, options):
+        async with (
+            working("looking", total) as work,
+            _reporting(report, work),
+            aclosing(preview_all(connection, chosen, options)) as mendings,
+        ):
+            async for mending in mendings:
                 report.add([mending])
                 work.done += 1
                 if work.is_stopped:

@@ -137,21 +137,23 @@ def _confirm(plan: "Erasure", *, yes: bool) -> None:
 
 
 def _report(erasure: "Erasure", verb: str, *, as_json: bool) -> None:
+    from worker.commands.dead_letters.showing import say
+
     if as_json:
-        click.echo(json.dumps(erasure.facts()))
+        say(json.dumps(erasure.facts()))
         return
-    click.echo(_sentence(erasure, verb))
+    say(_sentence(erasure, verb))
     if erasure.unsure:
         named = " ".join(str(letter_id) for letter_id in erasure.unsure[:UNSURE_SHOWN])
         more = len(erasure.unsure) - UNSURE_SHOWN
-        click.echo(
+        say(
             f"{len(erasure.unsure):,} not erased, since they may hold other people's events (--whole-letters deletes"
             f" them): {named}{f' and {more:,} more: see --json' if more > 0 else ''}"
         )
     if erasure.busy:
-        click.echo(f"{erasure.busy:,} were in other hands all the time; run this again")
+        say(f"{erasure.busy:,} were in other hands all the time; run this again")
     if erasure.rows_deleted and verb == "erased":
-        click.echo("`find` calls their events missing from now on; one that is published again is stored again")
+        say("`find` calls their events missing from now on; one that is published again is stored again")
 
 
 def _sentence(erasure: "Erasure", verb: str) -> str:

@@ -3,7 +3,7 @@
 import asyncio
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -68,9 +68,11 @@ async def _export(exporter: "Exporter", chosen: "Filter", output: IO[bytes]) -> 
     async with session("export", carries=False) as (connection, _):
         bar = asyncio.create_task(_show_progress(exporter, await count_letters(connection, chosen)))
         try:
-            async for row in stream_letters(connection, chosen, WHOLE_COLUMNS):
-                with _explained():
-                    output.writelines(exporter.lines(plain(row)))
+            # Closed at once where the file cannot be written: later its session would be gone.
+            async with aclosing(stream_letters(connection, chosen, WHOLE_COLUMNS)) as rows:
+                async for row in rows:
+                    with _explained():
+                        output.writelines(exporter.lines(plain(row)))
         finally:
             bar.cancel()
             await asyncio.gather(bar, return_exceptions=True)

@@ -178,6 +178,12 @@ def _filter(given: dict[str, Any]) -> "Filter":
     from worker.postgres.letter_table import Filter, Status
 
     reason, status = given.pop("reason"), given.pop("status")
+    since, until = given["since"], given["until"]
+    if since is not None and until is not None and since > until:
+        raise click.BadParameter(
+            f"begins at {since:%Y-%m-%d %H:%M:%SZ}, after --until, {until:%Y-%m-%d %H:%M:%SZ}: no letter is between",
+            param_hint="--since",
+        )
     return Filter(
         reason=None if reason is None else Reason(reason),
         status=None if status == ANY_STATUS else Status(status),

@@ -47,7 +47,7 @@ def command(*, before: datetime, dry_run: bool, who: str, yes: bool, as_json: bo
 async def _purge(before: datetime, *, dry_run: bool, who: str, yes: bool, as_json: bool) -> int:
     from worker.commands.dead_letters.bulk import plural, size_text, take_all
     from worker.commands.dead_letters.session import session
-    from worker.commands.dead_letters.showing import print_json
+    from worker.commands.dead_letters.showing import print_json, say
     from worker.postgres.purge import RIGHTS, pick_settled, purge
     from worker.postgres.rights import require
 
@@ -58,7 +58,7 @@ async def _purge(before: datetime, *, dry_run: bool, who: str, yes: bool, as_jso
         if dry_run and as_json:
             print_json([{"would_purge": found.letters, "body_bytes": found.body_bytes}])
         elif dry_run:
-            click.echo(f"would purge {plural(found.letters)}: {space}")
+            say(f"would purge {plural(found.letters)}: {space}")
         if dry_run:
             return 0
         confirm_bulk(found.letters, yes=yes, action="purge", more=f" ({space})")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from worker.errors import UsageWorkerError
 from worker.redaction import redact_errors
 
 if TYPE_CHECKING:
@@ -41,10 +42,18 @@ def redacted(letter: dict[str, Any]) -> dict[str, Any]:
     return letter | {"errors": redact_errors(letter["errors"])}
 
 
+def say(text: str) -> None:
+    """Print it, also while a session is open, which takes every `OSError` for the database's."""
+    try:
+        click.echo(text)
+    except OSError as error:
+        raise UsageWorkerError(f"standard output cannot be written: {error}") from error
+
+
 def print_json(values: Iterable[dict[str, Any]]) -> None:
     """One object a line."""
     for value in values:
-        click.echo(json.dumps(value, default=_json_text))
+        say(json.dumps(value, default=_json_text))
 
 
 def make_table(headings: Sequence[str], rows: Iterable[Sequence[str]], numbers: Sequence[str] = ()) -> "Table":
@@ -76,6 +85,8 @@ def _json_text(value: object) -> str:
 
 
 def transition(action: dict[str, Any]) -> str:
-    """From which reason or status to which, where an action changed one."""
+    """From which reason or status to which, where an action changed one; or that a replay changed nothing."""
+    if action["to_status"] is None and action["to_reason"] is not None and action["to_reason"] == action["from_reason"]:
+        return f"still {action['to_reason']}"
     changes = ((action[f"from_{what}"], action[f"to_{what}"]) for what in ("reason", "status"))
     return ", ".join(f"{before or '?'} → {after}" for before, after in changes if after is not None and after != before)
