@@ -4,9 +4,6 @@ import structlog
 
 log = structlog.get_logger(__name__)
 
-# What a reader is told of a letter whose body is not there.
-BODY_GIVEN_UP = "its body was given up: the table was above USAGE_DEAD_LETTER_BYTES_MAX"
-
 
 class Ceiling:
     """Bytes that the table may have, its TOAST and indexes included; above them, bodies are given up.

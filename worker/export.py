@@ -8,8 +8,8 @@ from typing import Any
 
 from usage_events.json_text import Kind, NotJsonError, outline
 
-from worker.ceiling import BODY_GIVEN_UP
 from worker.decode import Media, media_of
+from worker.letter_text import BODY_GIVEN_UP
 from worker.redaction import redact_body, redact_errors
 
 

@@ -10,6 +10,8 @@ from itertools import groupby
 import msgspec
 from usage_events.json_text import NotJsonError, depth
 
+# What a reader is told of a letter whose body is not there.
+BODY_GIVEN_UP = "its body was given up: the table was above USAGE_DEAD_LETTER_BYTES_MAX"
 HEX_BYTES_MAX = 4096
 SEARCHED_LINES_MAX = 2000
 _HEX_WIDTH = 16

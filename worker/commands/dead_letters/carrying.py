@@ -13,9 +13,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from worker.ceiling import BODY_GIVEN_UP
 from worker.errors import UsageWorkerError
-from worker.letter_text import one_line
+from worker.letter_text import BODY_GIVEN_UP, one_line
 from worker.logs import configure_logs
 from worker.postgres.carrier import Carrier
 from worker.postgres.carry import CarryOptions

@@ -7,10 +7,9 @@ from typing import Any
 
 import click
 
-from worker.ceiling import BODY_GIVEN_UP
 from worker.commands.dead_letters.bulk import plural
 from worker.commands.dead_letters.showing import say
-from worker.letter_text import difference, one_line
+from worker.letter_text import BODY_GIVEN_UP, difference, one_line
 from worker.mending import Outcome
 from worker.postgres.letter_edit import Mending
 from worker.redaction import redact_body, redact_errors

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from uuid import UUID
 
-from worker.ceiling import BODY_GIVEN_UP
 from worker.commands.dead_letters.bulk import EXIT_PARTLY, Work, working
 from worker.commands.dead_letters.edit_report import EditReport
 from worker.commands.dead_letters.editor import editor_file, type_body
@@ -17,6 +16,7 @@ from worker.commands.dead_letters.session import session
 from worker.commands.dead_letters.showing import is_redacted
 from worker.errors import UsageWorkerError
 from worker.json_edit import Edit
+from worker.letter_text import BODY_GIVEN_UP
 from worker.mending import Change, Mended, Outcome, by_edits
 from worker.postgres.letter_edit import (
     RIGHTS,

@@ -45,8 +45,8 @@ def command(*, chosen: "Filter", redact: bool | None, as_json: bool) -> None:
 
 
 def _error(letter: dict[str, Any]) -> str:
-    from worker.ceiling import BODY_GIVEN_UP
     from worker.commands.dead_letters.showing import first_error
+    from worker.letter_text import BODY_GIVEN_UP
 
     text = first_error(letter["errors"])
     return f"{text}; {BODY_GIVEN_UP}" if letter["is_body_given_up"] and not letter["is_edited"] else text

@@ -7,7 +7,6 @@ from typing import NamedTuple
 import asyncpg
 
 from worker.errors import SchemaError
-from worker.postgres.merge import prepare
 from worker.postgres.migrations import missing_migrations
 from worker.postgres.session import address, connect, translated
 from worker.settings import Settings, load_settings
@@ -43,6 +42,8 @@ async def session(command: str, *, carries: bool = True) -> AsyncIterator[Sessio
                 names = ", ".join(migration.name for migration in missing)
                 raise SchemaError(f"the database at {address(dsn)} lacks {names}: run `usage-worker migrate`")
             if carries:
+                from worker.postgres.merge import prepare  # it brings the decoder: not for those that only read
+
                 await prepare(connection)
             yield Session(connection, settings)
     finally:

@@ -121,8 +121,7 @@ def _lines(letter: dict[str, Any]) -> Iterator[str]:
 
 
 def _body_lines(body: bytes | None, edited: bytes | None) -> Iterator[str]:
-    from worker.ceiling import BODY_GIVEN_UP
-    from worker.letter_text import difference, readable
+    from worker.letter_text import BODY_GIVEN_UP, difference, readable
 
     if body is None:
         yield f"no body: {BODY_GIVEN_UP}"

@@ -144,7 +144,7 @@ def _row(group: "Group", passing: "Passing") -> tuple[str, ...]:
 
 
 def _sentence(summary: Summary) -> str:
-    from worker.ceiling import BODY_GIVEN_UP
+    from worker.letter_text import BODY_GIVEN_UP
 
     text = (
         f"{summary.letters:,} letters, seen {summary.occurrences:,} times;"
