@@ -3,7 +3,7 @@
 import asyncio
 import json
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -11,22 +11,27 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from worker.commands.dead_letters.options import EXIT_PARTLY
 from worker.commands.dead_letters.showing import say
 
 if TYPE_CHECKING:
     from worker.postgres.letter_settling import Lot
 
-EXIT_PARTLY = 3
 QUIET_SECONDS = 1.0
 REFRESH_SECONDS = 0.2
 
 
 class Work:
-    """How far a command is. `stop` asks it to end after the transaction that is under way."""
+    """How far a command is. `stop` asks it to end after the transaction that is under way; `on_stop` hears of it.
 
-    def __init__(self, what: str, total: int) -> None:
+    `note` stands behind the bar.
+    """
+
+    def __init__(self, what: str, total: int, on_stop: Callable[[], None] = lambda: None) -> None:
         self.what = what
         self.total = total
+        self.note = ""
+        self._on_stop = on_stop
         self.done = 0
         self.busy = 0
         self.body_bytes = 0
@@ -36,12 +41,13 @@ class Work:
     def stop(self) -> None:
         """End soon."""
         self.is_stopped = True
+        self._on_stop()
 
 
 @asynccontextmanager
-async def working(what: str, total: int) -> AsyncIterator[Work]:
+async def working(what: str, total: int, on_stop: Callable[[], None] = lambda: None) -> AsyncIterator[Work]:
     """The work that the body does; the second signal cancels it, and its transaction is rolled back."""
-    work = Work(what, total)
+    work = Work(what, total, on_stop)
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     assert task is not None  # noqa: S101 - this runs in one
 
@@ -52,9 +58,9 @@ async def working(what: str, total: int) -> AsyncIterator[Work]:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, on_signal)
-    bar = asyncio.create_task(_show(work))
     try:
-        yield work
+        async with drawing(work):
+            yield work
     except asyncio.CancelledError:
         raise click.Abort from None
     except BaseException:
@@ -63,6 +69,15 @@ async def working(what: str, total: int) -> AsyncIterator[Work]:
     finally:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.remove_signal_handler(number)
+
+
+@asynccontextmanager
+async def drawing(work: Work) -> AsyncIterator[None]:
+    """A bar, on a terminal, once it has taken a second."""
+    bar = asyncio.create_task(_draw(work))
+    try:
+        yield
+    finally:
         bar.cancel()
         await asyncio.gather(bar, return_exceptions=True)
 
@@ -104,17 +119,20 @@ def _lines(work: Work, past: str) -> Iterator[str]:
         yield "the others were changed by somebody else meanwhile"
 
 
-async def _show(work: Work) -> None:
-    """Draws until it is cancelled, on a terminal, and once it has taken a second."""
+async def _draw(work: Work) -> None:
+    """Draws until it is cancelled."""
     console = Console(stderr=True)
     if not console.is_terminal:
         return
     await asyncio.sleep(QUIET_SECONDS)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )  # fmt: skip
     with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task(work.what, total=work.total or None)
+        task = progress.add_task(work.what, total=work.total or None, note=work.note)
         while True:
-            progress.update(task, description=work.what, total=work.total or None, completed=work.done)
+            progress.update(task, description=work.what, total=work.total or None, completed=work.done, note=work.note)
             await asyncio.sleep(REFRESH_SECONDS)
 
 

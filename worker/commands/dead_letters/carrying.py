@@ -1,18 +1,17 @@
 """What `try` and `replay` have in common: they run it until it ends or is told to, and say what became of letters."""
 
-import asyncio
 import json
-import signal
 from collections.abc import Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
+from worker.commands.dead_letters.bulk import plural, working
+from worker.commands.dead_letters.showing import PIPE_CHARACTERS
 from worker.errors import UsageWorkerError
 from worker.letter_text import BODY_GIVEN_UP, one_line
 from worker.logs import configure_logs
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
 LEFT_OUT_SHOWN = 5
-PIPE_CHARACTERS = 200  # the width of a table that is read by no terminal
 UUID_CHARACTERS = 36
 
 
@@ -60,51 +58,21 @@ async def opened(
 
 
 async def run_to_the_end(replay: Replay, total: int, what: str) -> None:
-    """Run with a progress bar on a terminal. The first Ctrl-C lets the transaction under way end, a second does not."""
-    loop = asyncio.get_running_loop()
-    task = asyncio.ensure_future(replay.run())
-
-    def on_signal() -> None:
-        if replay.is_stopping:
-            task.cancel()
-        replay.stop()
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, on_signal)
+    """Run with a bar on a terminal. The first Ctrl-C lets the transaction under way end, a second does not."""
     try:
-        with _progress(replay, total, what):
-            await task
-    except asyncio.CancelledError:
+        async with working(what, total, replay.stop) as work:
+
+            def show(tally: Tally) -> None:
+                work.done = tally.carried
+                work.note = f"{tally.stayed:,} refused" if tally.stayed else ""
+
+            replay.on_progress = show
+            await replay.run()
+    except click.Abort:
         replay.tally.ending = Ending.STOPPED
     except UsageWorkerError:
         replay.tally.ending = Ending.FAILED
         raise
-    finally:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.remove_signal_handler(number)
-
-
-@contextmanager
-def _progress(replay: Replay, total: int, what: str) -> Iterator[None]:
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield
-        return
-    columns = (
-        TextColumn(what),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[stayed]}"),
-    )
-    with Progress(*columns, console=console) as progress:
-        bar = progress.add_task(what, total=total, stayed="")
-
-        def show(tally: Tally) -> None:
-            progress.update(bar, completed=tally.carried, stayed=f"{tally.stayed:,} refused" if tally.stayed else "")
-
-        replay.on_progress = show
-        yield
 
 
 def report(tally: Tally, *, as_json: bool, is_trial: bool) -> None:
@@ -168,7 +136,7 @@ def _table(tally: Tally) -> Table:
 
 
 def _sentence(tally: Tally, *, is_trial: bool) -> str:
-    letters = f"{tally.carried:,} letter{'' if tally.carried == 1 else 's'}"
+    letters = plural(tally.carried)
     if is_trial:
         return f"tried {letters}: {tally.recovered:,} would be recovered, {tally.stayed:,} refused; nothing was changed"
     return f"carried {letters}: {tally.recovered:,} recovered, {tally.stayed:,} refused"

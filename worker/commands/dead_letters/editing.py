@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from uuid import UUID
 
-from worker.commands.dead_letters.bulk import EXIT_PARTLY, Work, working
+from worker.commands.dead_letters.bulk import Work, working
 from worker.commands.dead_letters.edit_report import EditReport
 from worker.commands.dead_letters.editor import editor_file, type_body
-from worker.commands.dead_letters.options import confirm_bulk
+from worker.commands.dead_letters.options import EXIT_PARTLY, confirm_bulk
 from worker.commands.dead_letters.session import session
 from worker.commands.dead_letters.showing import is_redacted
 from worker.errors import UsageWorkerError

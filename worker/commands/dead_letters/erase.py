@@ -8,7 +8,7 @@ from uuid import UUID
 
 import click
 
-from worker.commands.dead_letters.options import json_option, who_option, yes_option
+from worker.commands.dead_letters.options import EXIT_PARTLY, json_option, who_option, yes_option
 
 if TYPE_CHECKING:
     import asyncpg
@@ -78,7 +78,7 @@ def command(  # noqa: PLR0913 - click hands over one argument for each option
 
 
 async def _erase(order: "Order", *, dry_run: bool, yes: bool, as_json: bool) -> int:
-    from worker.commands.dead_letters.bulk import EXIT_PARTLY, working
+    from worker.commands.dead_letters.bulk import working
     from worker.commands.dead_letters.session import session
     from worker.postgres.erase import RIGHTS, Eraser
     from worker.postgres.rights import require

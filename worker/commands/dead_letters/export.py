@@ -9,17 +9,14 @@ from typing import IO, TYPE_CHECKING
 
 import click
 
-from worker.commands.dead_letters.options import filter_options, redact_option
+from worker.commands.dead_letters.options import EXIT_PARTLY, filter_options, redact_option
 from worker.errors import UsageWorkerError
 
 if TYPE_CHECKING:
     from worker.export import Exporter
     from worker.postgres.letter_table import Filter
 
-EXIT_PARTLY = 3
 STANDARD_OUTPUT = "-"
-REFRESH_SECONDS = 0.2
-QUIET_SECONDS = 1.0
 EXAMPLE = """
 \b
 Example:
@@ -61,21 +58,19 @@ def command(*, file: str, bodies: bool, chosen: "Filter", redact: bool | None) -
 
 
 async def _export(exporter: "Exporter", chosen: "Filter", output: IO[bytes]) -> None:
+    from worker.commands.dead_letters.bulk import Work, drawing
     from worker.commands.dead_letters.session import session
     from worker.postgres.letter_reading import WHOLE_COLUMNS, plain
     from worker.postgres.letter_table import count_letters, stream_letters
 
     async with session("export", carries=False) as (connection, _):
-        bar = asyncio.create_task(_show_progress(exporter, await count_letters(connection, chosen)))
-        try:
-            # Closed at once where the file cannot be written: later its session would be gone.
-            async with aclosing(stream_letters(connection, chosen, WHOLE_COLUMNS)) as rows:
-                async for row in rows:
-                    with _explained():
-                        output.writelines(exporter.lines(plain(row)))
-        finally:
-            bar.cancel()
-            await asyncio.gather(bar, return_exceptions=True)
+        work = Work("exporting", await count_letters(connection, chosen))
+        # Closed at once where the file cannot be written: later its session would be gone.
+        async with drawing(work), aclosing(stream_letters(connection, chosen, WHOLE_COLUMNS)) as rows:
+            async for row in rows:
+                with _explained():
+                    output.writelines(exporter.lines(plain(row)))
+                work.done += 1
 
 
 @contextmanager
@@ -104,20 +99,3 @@ def _explained() -> Iterator[None]:
         yield
     except OSError as error:
         raise UsageWorkerError(f"the export cannot be written: {error}") from error
-
-
-async def _show_progress(exporter: "Exporter", total: int) -> None:
-    """Draws until it is cancelled, on a terminal, and once it has taken a second."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        return
-    await asyncio.sleep(QUIET_SECONDS)
-    columns = (TextColumn("exporting"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as progress:
-        task = progress.add_task("exporting", total=total)
-        while True:
-            progress.update(task, completed=exporter.letters)
-            await asyncio.sleep(REFRESH_SECONDS)

@@ -31,6 +31,7 @@ REASONS = (
     "rejected_by_database",
     "delivery_limit",
 )
+EXIT_PARTLY = 3
 ANY_STATUS = "any"
 WORDS_CHARACTERS_MAX = 2000  # of a note
 STATUSES = ("open", "recovered", "discarded", ANY_STATUS)

@@ -5,14 +5,20 @@ from typing import TYPE_CHECKING
 
 import click
 
-from worker.commands.dead_letters.options import confirm_bulk, filter_options, json_option, who_option, yes_option
+from worker.commands.dead_letters.options import (
+    EXIT_PARTLY,
+    confirm_bulk,
+    filter_options,
+    json_option,
+    who_option,
+    yes_option,
+)
 
 if TYPE_CHECKING:
     from worker.postgres.letter_table import Filter
     from worker.postgres.replay import ReplayLimits
     from worker.postgres.tally import Tally
 
-EXIT_PARTLY = 3
 EXAMPLE = """
 \b
 Example:

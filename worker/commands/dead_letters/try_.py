@@ -5,12 +5,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from worker.commands.dead_letters.options import default_who, filter_options, json_option
+from worker.commands.dead_letters.options import EXIT_PARTLY, default_who, filter_options, json_option
 
 if TYPE_CHECKING:
     from worker.postgres.letter_table import Filter
 
-EXIT_PARTLY = 3
 EXAMPLE = """
 \b
 Example:
