@@ -1,7 +1,10 @@
 """What the commands on dead letters say where they could mislead: why a letter is refused now, and foreign texts."""
 
+import asyncio
 import json
 import os
+import pty
+import signal
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -111,6 +114,29 @@ async def test_an_export_whose_reader_leaves_says_only_that(desk: Desk) -> None:
     assert await process.wait() == 1
     assert said.startswith("usage-worker: the export cannot be written: ")
     assert said.count("\n") == 1
+
+
+async def test_ctrl_c_at_the_question_ends_the_command(desk: Desk) -> None:
+    """Nobody has to answer first: the prompt is given up, and nothing is changed."""
+    await desk.refuse(b"{")
+    operator, terminal = pty.openpty()
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *(COMMAND, "dead-letters", "discard", "--why", "x"),
+            env=os.environ | {"USAGE_POSTGRES_DSN": desk.dsn},
+            stdin=terminal,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        assert process.stderr is not None
+        await process.stderr.readuntil(b"[y/N]: ")
+        process.send_signal(signal.SIGINT)
+        said = await asyncio.wait_for(process.stderr.read(), 20)
+        assert (await process.wait(), said.strip()) == (1, b"stopped")
+    finally:
+        os.close(operator)
+        os.close(terminal)
+    assert await desk.database.fetchval("SELECT status FROM ai_usage_dead_letters") == "open"
 
 
 async def test_moments_the_wrong_way_round_are_refused(desk: Desk) -> None:

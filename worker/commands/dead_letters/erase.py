@@ -8,7 +8,7 @@ from uuid import UUID
 
 import click
 
-from worker.commands.dead_letters.options import EXIT_PARTLY, json_option, who_option, yes_option
+from worker.commands.dead_letters.options import EXIT_PARTLY, ask, json_option, who_option, yes_option
 
 if TYPE_CHECKING:
     import asyncpg
@@ -133,7 +133,7 @@ def _confirm(plan: "Erasure", *, yes: bool) -> None:
     question = _sentence(plan, "would erase")
     if not sys.stdin.isatty():
         raise click.UsageError(f"this {' '.join(question.split())}, and there is no terminal to ask on: add --yes")
-    click.confirm(f"This {question}. It cannot be taken back. Go on?", abort=True, err=True)
+    ask(f"This {question}. It cannot be taken back. Go on?")
 
 
 def _report(erasure: "Erasure", verb: str, *, as_json: bool) -> None:

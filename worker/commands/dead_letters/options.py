@@ -3,6 +3,7 @@
 import functools
 import getpass
 import re
+import signal
 import socket
 import sys
 from collections.abc import Callable
@@ -170,7 +171,21 @@ def confirm_bulk(count: int, *, yes: bool, action: str = "change", more: str = "
     letters = f"{count:,} letter{'' if count == 1 else 's'}{more}"
     if not sys.stdin.isatty():
         raise click.UsageError(f"this would {action} {letters}, and there is no terminal to ask on: add --yes")
-    click.confirm(f"This would {action} {letters}. Go on?", abort=True, err=True)
+    ask(f"This would {action} {letters}. Go on?")
+
+
+def ask(question: str) -> None:
+    """Ask on the terminal, in the middle of a command that runs on an event loop.
+
+    Raises:
+        click.Abort: the answer is no, or Ctrl-C.
+    """
+    # The loop's own handler only asks its task to end, which would wait here for a line for ever.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        click.confirm(question, abort=True, err=True)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _filter(given: dict[str, Any]) -> "Filter":
