@@ -93,8 +93,7 @@ async def _preview(chosen: Filter, options: EditOptions, report: EditReport) -> 
         total = await count_letters(connection, chosen, HAS_BODY)
         report.bodies_given_up = await count_letters(connection, chosen, HAS_NO_BODY)
         async with (
-            working("looking", total) as work,
-            _reporting(report, work),
+            _reporting(report, "looking", total) as work,
             aclosing(preview_all(connection, chosen, options)) as mendings,
         ):
             async for mending in mendings:
@@ -110,7 +109,7 @@ async def _edit(chosen: Filter, options: EditOptions, report: EditReport, *, yes
         total = await pick_for_edit(connection, chosen)
         report.bodies_given_up = await count_letters(connection, chosen, HAS_NO_BODY)
         confirm_bulk(total, yes=yes, action="edit")
-        async with working("editing", total) as work, _reporting(report, work):
+        async with _reporting(report, "editing", total) as work:
             async for done in edit_all(connection, chosen, options):
                 report.add(done.mendings)
                 report.busy += len(done.busy)
@@ -120,15 +119,14 @@ async def _edit(chosen: Filter, options: EditOptions, report: EditReport, *, yes
 
 
 @asynccontextmanager
-async def _reporting(report: EditReport, work: Work) -> AsyncIterator[None]:
-    """Say what is done, whatever ends it."""
+async def _reporting(report: EditReport, what: str, total: int) -> AsyncIterator[Work]:
+    """Say what is done, whatever ends it, once the bar is gone."""
+    work = Work(what, total)
     try:
-        yield
-    except Exception:
-        report.is_failed = True
-        raise
+        async with working(what, total) as work:
+            yield work
     finally:
-        report.is_stopped = work.is_stopped
+        report.is_stopped, report.is_failed = work.is_stopped, work.has_failed
         report.end()
 
 

@@ -96,12 +96,12 @@ async def _erase(order: "Order", *, dry_run: bool, yes: bool, as_json: bool) -> 
             return 0
         _confirm(plan.erasure, yes=yes)
         eraser = Eraser(connection, order, is_trial=False)
-        async with working("erasing", plan.erasure.total) as work:
-            try:
+        try:
+            async with working("erasing", plan.erasure.total) as work:
                 await _run(eraser, work)
                 await eraser.record()
-            finally:
-                _report(eraser.erasure, "erased", as_json=as_json)
+        finally:  # once the bar is gone
+            _report(eraser.erasure, "erased", as_json=as_json)
     if work.is_stopped:
         click.echo("stopped: nothing is half done; run this again to go on", err=True)
     return EXIT_PARTLY if work.is_stopped or eraser.erasure.unsure or eraser.erasure.busy else 0
