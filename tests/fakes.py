@@ -15,9 +15,9 @@ from signals import Signal
 from usage_events.contract import Event, FieldError, Reason, Refusal
 
 from worker.batch import Batch
+from worker.dead_letters.letters import DeadLetter, add_up, letter_of_event, letters_of_rejects
 from worker.delivery import Delivery, PlainProperties
 from worker.errors import SystemUnavailableError
-from worker.letters import DeadLetter, add_up, letter_of_event, letters_of_rejects
 from worker.settle import Ack
 from worker.source import Receiver
 from worker.store import Written

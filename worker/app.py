@@ -12,7 +12,7 @@ from prometheus_client import disable_created_metrics
 from usage_events.contract import FieldError, Reason, Refusal
 from usage_events.rules import Window
 
-from worker.ceiling import Ceiling
+from worker.dead_letters.ceiling import Ceiling
 from worker.decode import WHOLE_MESSAGE, Decoded, Reject, decode
 from worker.delivery import Delivery
 from worker.errors import UsageWorkerError
@@ -20,9 +20,9 @@ from worker.heal import Healer
 from worker.http import serve
 from worker.metrics import Metrics
 from worker.pipeline import Pipeline, PipelineOptions
-from worker.postgres.carry import CarryOptions
-from worker.postgres.census import PostgresCensus
-from worker.postgres.heal import PostgresHealing
+from worker.postgres.dead_letters.carry import CarryOptions
+from worker.postgres.dead_letters.census import PostgresCensus
+from worker.postgres.dead_letters.heal import PostgresHealing
 from worker.postgres.store import PostgresStore
 from worker.rabbitmq.delivery_path import Ways, find_ways, library_version, prefetch_max
 from worker.rabbitmq.inspect import PROBE_APP_ID

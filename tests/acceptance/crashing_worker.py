@@ -12,7 +12,7 @@ from worker import app
 from worker.__main__ import main
 from worker.decode import Decoded, decode
 from worker.delivery import Delivery
-from worker.postgres import carry
+from worker.postgres.dead_letters import carry
 
 MARK = b"kills its consumer"
 

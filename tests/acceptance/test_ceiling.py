@@ -13,10 +13,10 @@ from harness.worker import COMMAND
 from usage_events.rules import Window
 
 from worker.batch import Batch, Entry
-from worker.ceiling import Ceiling
+from worker.dead_letters.ceiling import Ceiling
+from worker.dead_letters.text import BODY_GIVEN_UP
 from worker.decode import decode
 from worker.delivery import Delivery
-from worker.letter_text import BODY_GIVEN_UP
 from worker.postgres.store import PostgresStore
 from worker.store import Written
 

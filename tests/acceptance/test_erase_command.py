@@ -11,8 +11,8 @@ import pytest
 from desk import Desk
 from harness import event, until
 
-from worker.erasing import Field, Subject
-from worker.postgres.picked import LOT_LETTERS_MAX
+from worker.dead_letters.erasing import Field, Subject
+from worker.postgres.dead_letters.picked import LOT_LETTERS_MAX
 
 TABLES = ("ai_usage_logs", "ai_usage_dead_letters", "ai_usage_dead_letter_actions", "ai_usage_migrations")
 ADD_LETTER = """

@@ -10,7 +10,7 @@ import pytest
 from desk import Desk
 from harness import event, until
 
-from worker.postgres.picked import LOT_LETTERS_MAX
+from worker.postgres.dead_letters.picked import LOT_LETTERS_MAX
 
 FLOOD = """
 INSERT INTO ai_usage_dead_letters (fingerprint, reason, body, app_id, first_seen, last_seen)

@@ -11,8 +11,8 @@ from conformance import Case, Letter, Row, load_cases, load_fixtures, metadata_v
 from usage_events.contract import MAX_AGE_SECONDS, MAX_AHEAD_SECONDS, MESSAGE_BYTES_MAX, Event, Reason
 from usage_events.rules import Window
 
-from worker import letters
 from worker.batch import Batch, Entry
+from worker.dead_letters import letters
 from worker.decode import Decoded, decode
 from worker.delivery import Delivery, PlainProperties
 

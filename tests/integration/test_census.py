@@ -8,7 +8,7 @@ from harness import until
 from usage_events.contract import Reason
 
 from worker.errors import SystemUnavailableError
-from worker.postgres.census import PostgresCensus
+from worker.postgres.dead_letters.census import PostgresCensus
 
 _INSERT = """
 INSERT INTO ai_usage_dead_letters (fingerprint, reason, body, first_seen, last_seen, status)

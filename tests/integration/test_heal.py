@@ -13,9 +13,9 @@ from batches import batch_of, events, host, ids
 from harness import event, until
 
 from worker.heal import Healer
-from worker.postgres import heal
-from worker.postgres.carry import CarryOptions
-from worker.postgres.heal import PostgresHealing
+from worker.postgres.dead_letters import heal
+from worker.postgres.dead_letters.carry import CarryOptions
+from worker.postgres.dead_letters.heal import PostgresHealing
 from worker.postgres.store import PostgresStore
 
 OPTIONS = CarryOptions("healer", max_age_seconds=3_024_000, max_ahead_seconds=300, action="healed")

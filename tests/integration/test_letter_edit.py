@@ -15,13 +15,13 @@ from usage_events.contract import FieldError, Reason, Refusal
 from usage_events.rules import Window
 
 from worker.batch import Batch, Entry
+from worker.dead_letters.json_edit import parse_rename, parse_set, parse_unset
+from worker.dead_letters.mending import Outcome, by_edits
 from worker.decode import WHOLE_MESSAGE, Decoded, Reject, decode
 from worker.delivery import Delivery, PlainProperties
-from worker.json_edit import parse_rename, parse_set, parse_unset
-from worker.mending import Outcome, by_edits
-from worker.postgres import letter_table, picked
-from worker.postgres.letter_edit import EditOptions, Mending, edit_all, edit_set, pick_for_edit, preview_all
-from worker.postgres.letter_table import Filter
+from worker.postgres.dead_letters import picked, table
+from worker.postgres.dead_letters.edit import EditOptions, Mending, edit_all, edit_set, pick_for_edit, preview_all
+from worker.postgres.dead_letters.table import Filter
 from worker.postgres.store import PostgresStore
 
 DAY_SECONDS = 86_400
@@ -151,7 +151,7 @@ async def test_filters_find_what_it_says_now(desk: Desk) -> None:
     assert await desk.edit(replace(OPTIONS, change=by_edits(edits))) == {Outcome.EDITED: 1}
     assert [one["model"] for one in await desk.letters()] == ["gpt-4o"]
     chosen = Filter(user=user, organization=organization, model="gpt-4o")
-    assert await letter_table.count_letters(desk.database, chosen) == 1
+    assert await table.count_letters(desk.database, chosen) == 1
     assert [one["event_id"] for one in await desk.letters()] == [identifier]
     other = replace(OPTIONS, change=by_edits([parse_set(f"id={uuid4()}")]), is_forced=True)
     assert await desk.edit(other) == {Outcome.IMPOSSIBLE: 1}
@@ -224,7 +224,7 @@ async def test_a_preview_changes_nothing(desk: Desk) -> None:
     await desk.refuse(misnamed(), misnamed(output_tokens=-1), event(model=7))
     before = await desk.contents()
     async with host(desk.dsn) as other, other.transaction():
-        await letter_table.lock_letters(other, Filter(), 10)
+        await table.lock_letters(other, Filter(), 10)
         seen: list[Mending] = [one async for one in preview_all(desk.database, Filter(), OPTIONS)]
     assert sorted(one.mended.outcome for one in seen) == [Outcome.EDITED, Outcome.REFUSED, Outcome.UNCHANGED]
     assert await desk.contents() == before
@@ -238,7 +238,7 @@ async def test_letters_in_other_hands(desk: Desk, monkeypatch: pytest.MonkeyPatc
     async with host(desk.dsn) as other:
         transaction = other.transaction()
         await transaction.start()
-        held = await letter_table.lock_letters(other, Filter(ids=(ids[1], ids[6])), 10)
+        held = await table.lock_letters(other, Filter(ids=(ids[1], ids[6])), 10)
         edited: list[UUID] = []
         busy: list[UUID] = []
         assert await pick_for_edit(desk.database, Filter()) == 7
@@ -258,7 +258,7 @@ async def test_those_that_come_free_are_edited(desk: Desk) -> None:
     async with host(desk.dsn) as other:
         transaction = other.transaction()
         await transaction.start()
-        await letter_table.lock_letters(other, Filter(ids=(ids[0], ids[1])), 2)
+        await table.lock_letters(other, Filter(ids=(ids[0], ids[1])), 2)
         await other.execute("UPDATE ai_usage_dead_letters SET status = 'discarded' WHERE id = $1", ids[1])
         edited: list[UUID] = []
         await pick_for_edit(desk.database, Filter())

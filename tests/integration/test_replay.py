@@ -18,14 +18,14 @@ from worker.batch import Batch, Entry
 from worker.decode import WHOLE_MESSAGE, Decoded, Reject, decode
 from worker.delivery import Delivery
 from worker.errors import SystemUnavailableError
-from worker.postgres import letter_table
-from worker.postgres.carrier import Carrier, Lot
-from worker.postgres.carry import Answer, CarryOptions
-from worker.postgres.letter_table import Filter, Status
-from worker.postgres.replay import Replay, ReplayLimits
+from worker.postgres.dead_letters import table as letter_table
+from worker.postgres.dead_letters.carrier import Carrier, Lot
+from worker.postgres.dead_letters.carry import Answer, CarryOptions
+from worker.postgres.dead_letters.replay import Replay, ReplayLimits
+from worker.postgres.dead_letters.suspects import Suspects
+from worker.postgres.dead_letters.table import Filter, Status
+from worker.postgres.dead_letters.tally import Ending, Tally
 from worker.postgres.store import PostgresStore
-from worker.postgres.suspects import Suspects
-from worker.postgres.tally import Ending, Tally
 from worker.postgres.writer_session import WriterSession
 
 DAY_SECONDS = 86_400

@@ -23,7 +23,11 @@ DRIVERS = {"asyncpg", "aio_pika", "aiormq", "pamqp"}
 ADAPTERS = ("worker.postgres", "worker.rabbitmq")
 COMPOSERS = ("worker/app.py", "worker/commands/", "worker/demo/", "worker/postgres/", "worker/rabbitmq/")
 # Of these: what neither waits nor looks at a clock.
-PURE = ("batch", "decode", "delivery", "errors", "letters", "prefetch", "settle", "source", "store")
+PURE = (
+    "batch", "decode", "delivery", "errors", "findings", "prefetch", "settle", "source", "store",
+    *(f"dead_letters/{name}" for name in ("erasing", "event_names", "export", "json_edit", "json_layout", "letters",
+                                          "mending", "redaction", "replay_pace", "text")),
+)  # fmt: skip
 FORBIDDEN_TO_CLIENT = {"worker", "asyncpg", "click", "rich", "structlog", "prometheus_client"}
 
 

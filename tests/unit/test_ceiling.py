@@ -2,7 +2,7 @@
 
 import structlog
 
-from worker.ceiling import Ceiling
+from worker.dead_letters.ceiling import Ceiling
 
 
 def test_each_crossing_is_told_once() -> None:

@@ -17,10 +17,10 @@ from worker.commands.dead_letters import editing
 from worker.commands.dead_letters.edit import command
 from worker.commands.dead_letters.editor import editor_file, type_body
 from worker.commands.dead_letters.options import default_who
+from worker.dead_letters.json_edit import Verb
+from worker.dead_letters.mending import Mended, Outcome
 from worker.errors import UsageWorkerError
-from worker.json_edit import Verb
-from worker.mending import Mended, Outcome
-from worker.postgres.letter_table import Filter
+from worker.postgres.dead_letters.table import Filter
 
 ID = UUID("0190a1b2-7c11-7d3e-8f00-5d6a3f0b9c2e")
 

@@ -6,7 +6,7 @@ from uuid import UUID
 
 import pytest
 
-from worker.erasing import Fate, Field, Subject, Verdict
+from worker.dead_letters.erasing import Fate, Field, Subject, Verdict
 
 ADA = UUID("0198c0de-0000-7000-8000-00000000abcd")
 BOB = UUID("0198c0de-0000-7000-8000-00000000b0b0")

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.event_names import names_problem
+from worker.dead_letters.event_names import names_problem
 
 A = "0190a1b2-7c11-7d3e-8f00-5d6a3f0b9c2e"
 B = "0190a1b2-7c11-7d3e-8f00-5d6a3f0b9c2f"

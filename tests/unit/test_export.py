@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from worker.export import Exporter
-from worker.redaction import HIDDEN
+from worker.dead_letters.export import Exporter
+from worker.dead_letters.redaction import HIDDEN
 
 SEEN = datetime(2026, 3, 1, tzinfo=UTC)
 

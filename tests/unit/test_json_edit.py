@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from usage_events.json_text import NotJsonError, outline
 
-from worker.json_edit import EditError, apply, parse_path, parse_rename, parse_set, parse_unset, path_text
+from worker.dead_letters.json_edit import EditError, apply, parse_path, parse_rename, parse_set, parse_unset, path_text
 
 KEYS = st.text(st.characters(codec="utf-8", exclude_characters="\\="), min_size=1, max_size=5)
 NUMBERS = ["1.10", "1E400", "-0", "9" * 400, "0.30000000000000004"]

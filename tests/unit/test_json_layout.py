@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from usage_events.json_text import NotJsonError, outline
 
-from worker.json_layout import MATCHED_TOKENS_MAX, in_layout_of, indented
+from worker.dead_letters.json_layout import MATCHED_TOKENS_MAX, in_layout_of, indented
 
 SCALARS = st.sampled_from(
     ["1.10", "1E400", "-0", "9" * 60, '"\\u00e9\\ud800\\/"', '"é {[,: \\""', '"\\\\"', "true", "null", "[ ]", "{}"]

@@ -13,7 +13,7 @@ from usage_events.contract import Reason
 from worker.commands.dead_letters import command as group
 from worker.commands.dead_letters import options
 from worker.commands.dead_letters.options import confirm_bulk, filter_options, parse_moment
-from worker.postgres.letter_table import Filter, Status
+from worker.postgres.dead_letters.table import Filter, Status
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 ID = UUID("0190a1b2-7c11-7d3e-8f00-5d6a3f0b9c2e")

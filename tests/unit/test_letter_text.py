@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker import letter_text
-from worker.letter_text import HEX_BYTES_MAX, difference, one_line, printable, readable
+from worker.dead_letters import text as letter_text
+from worker.dead_letters.text import HEX_BYTES_MAX, difference, one_line, printable, readable
 
 
 def test_json_is_indented_and_not_written_anew() -> None:

@@ -17,9 +17,7 @@ from usage_events.contract import Event, FieldError, Reason, Refusal
 from usage_events.rules import Window
 
 from worker.batch import Batch, Entry, Origin
-from worker.decode import WHOLE_MESSAGE, Decoded, Reject, decode
-from worker.delivery import Delivery, PlainProperties
-from worker.letters import (
+from worker.dead_letters.letters import (
     ERRORS_MAX,
     HEADERS_CHARACTERS_MAX,
     INPUT_CHARACTERS_MAX,
@@ -30,6 +28,8 @@ from worker.letters import (
     letters_of_rejects,
     storable,
 )
+from worker.decode import WHOLE_MESSAGE, Decoded, Reject, decode
+from worker.delivery import Delivery, PlainProperties
 
 EVENT_ID = "0198c0de-0000-7000-8000-00000000000a"
 CLOUDEVENT = "application/cloudevents+json"

@@ -8,9 +8,9 @@ import pytest
 from makers import ANY_TIME, ORGANIZATION, USER, array_of, body_of
 from usage_events.rules import Window
 
-from worker.json_edit import parse_rename, parse_set, parse_unset
-from worker.letters import Identity
-from worker.mending import Change, Mended, Outcome, by_edits, identity_after, mend
+from worker.dead_letters.json_edit import parse_rename, parse_set, parse_unset
+from worker.dead_letters.letters import Identity
+from worker.dead_letters.mending import Change, Mended, Outcome, by_edits, identity_after, mend
 
 RENAME = by_edits([parse_rename("input_token=input_tokens")])
 CLOUD = "application/cloudevents+json"

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.redaction import HIDDEN, redact_body, redact_errors, redact_note
+from worker.dead_letters.redaction import HIDDEN, redact_body, redact_errors, redact_note
 
 SECRET = "ada@example.com"
 EVENT = {"id": "1", "model": "gpt", "input_tokens": 5, "request_metadata": {"mail": SECRET}}

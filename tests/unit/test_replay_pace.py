@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.replay_pace import (
+from worker.dead_letters.replay_pace import (
     JUDGED_LETTERS_MIN,
     PAUSE_SECONDS_MAX,
     RAMP,

@@ -147,7 +147,7 @@ def _as_object(found: "Whereabouts") -> dict[str, Any]:
 
 
 def _lines(found: "Whereabouts") -> Iterator[str]:
-    from worker.letter_text import one_line
+    from worker.dead_letters.text import one_line
 
     yield f"{found.id}: {found.answer.value}"
     if found.row is not None:
@@ -159,7 +159,7 @@ def _lines(found: "Whereabouts") -> Iterator[str]:
 
 def _letter_lines(letter: "Letter") -> Iterator[str]:
     from worker.commands.dead_letters.showing import transition
-    from worker.letter_text import one_line
+    from worker.dead_letters.text import one_line
 
     facts = letter.facts
     what = "letter of the whole message" if letter.whole else "letter"

@@ -10,8 +10,8 @@ from typing import NamedTuple
 import asyncpg
 from usage_events.contract import Event, Reason
 
+from worker.dead_letters.letters import DeadLetter
 from worker.errors import SystemUnavailableError
-from worker.letters import DeadLetter
 from worker.postgres.copy_format import STAGE_COLUMNS, encode
 
 MERGES_MAX = 5  # a row that was deleted between two statements makes one more necessary

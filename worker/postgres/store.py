@@ -5,9 +5,9 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 from worker.batch import Batch, Origin
-from worker.ceiling import Ceiling
+from worker.dead_letters.ceiling import Ceiling
+from worker.dead_letters.letters import DeadLetter, add_up, letter_of_event, letters_of_rejects, refusal_of
 from worker.errors import SystemUnavailableError
-from worker.letters import DeadLetter, add_up, letter_of_event, letters_of_rejects, refusal_of
 from worker.postgres.isolate import Isolation
 from worker.postgres.merge import Merged, merge, record
 from worker.postgres.migrations import missing_migrations

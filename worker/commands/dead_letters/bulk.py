@@ -15,7 +15,7 @@ from worker.commands.dead_letters.options import EXIT_PARTLY
 from worker.commands.dead_letters.showing import say
 
 if TYPE_CHECKING:
-    from worker.postgres.letter_settling import Lot
+    from worker.postgres.dead_letters.settling import Lot
 
 QUIET_SECONDS = 1.0
 REFRESH_SECONDS = 0.2

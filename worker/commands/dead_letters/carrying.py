@@ -12,17 +12,17 @@ from rich.text import Text
 
 from worker.commands.dead_letters.bulk import plural, working
 from worker.commands.dead_letters.showing import PIPE_CHARACTERS
+from worker.dead_letters.replay_pace import RAMP
+from worker.dead_letters.text import BODY_GIVEN_UP, one_line
 from worker.errors import UsageWorkerError
-from worker.letter_text import BODY_GIVEN_UP, one_line
 from worker.logs import configure_logs
-from worker.postgres.carrier import Carrier
-from worker.postgres.carry import CarryOptions
-from worker.postgres.letter_table import Filter
-from worker.postgres.replay import Replay, ReplayLimits
-from worker.postgres.suspects import Suspects
-from worker.postgres.tally import Ending, Tally
+from worker.postgres.dead_letters.carrier import Carrier
+from worker.postgres.dead_letters.carry import CarryOptions
+from worker.postgres.dead_letters.replay import Replay, ReplayLimits
+from worker.postgres.dead_letters.suspects import Suspects
+from worker.postgres.dead_letters.table import Filter
+from worker.postgres.dead_letters.tally import Ending, Tally
 from worker.postgres.writer_session import WriterSession
-from worker.replay_pace import RAMP
 from worker.settings import Settings
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from worker.commands.dead_letters.options import (
 )
 
 if TYPE_CHECKING:
-    from worker.postgres.letter_table import Filter
+    from worker.postgres.dead_letters.table import Filter
 
 EXAMPLE = """
 \b
@@ -42,8 +42,8 @@ def command(*, chosen: "Filter", why: str, who: str, yes: bool, as_json: bool) -
     of this command, leaves nothing half done: run it again to go on. The body that comes again opens its letter again.
     """
     from worker.commands.dead_letters.settling import run_settling
-    from worker.postgres.letter_settling import DISCARD, Order
-    from worker.postgres.letter_table import Status
+    from worker.postgres.dead_letters.settling import DISCARD, Order
+    from worker.postgres.dead_letters.table import Status
 
     if chosen.status not in (None, Status.OPEN):
         raise click.UsageError(f"--status {chosen.status}: only open letters can be discarded (open, {ANY_STATUS})")

@@ -8,8 +8,8 @@ import click
 from worker.commands.dead_letters.options import filter_options, json_option, redact_option, who_option, yes_option
 
 if TYPE_CHECKING:
-    from worker.json_edit import Edit
-    from worker.postgres.letter_table import Filter
+    from worker.dead_letters.json_edit import Edit
+    from worker.postgres.dead_letters.table import Filter
 
 VERBS = ("set", "unset", "rename")
 _ORDER = "worker.edit.order"
@@ -91,7 +91,7 @@ def command(  # noqa: PLR0913 - click hands over one argument for each option
 
 
 def _edits(order: list[str], changes: dict[str, tuple[str, ...]]) -> "list[Edit]":
-    from worker.json_edit import EditError, parse_rename, parse_set, parse_unset
+    from worker.dead_letters.json_edit import EditError, parse_rename, parse_set, parse_unset
 
     parsers = {"set": parse_set, "unset": parse_unset, "rename": parse_rename}
     left = {verb: iter(changes[verb]) for verb in VERBS}
@@ -108,7 +108,7 @@ def _edits(order: list[str], changes: dict[str, tuple[str, ...]]) -> "list[Edit]
 
 
 def _check(some_id: UUID | None, chosen: "Filter", edits: "list[Edit]", body_file: str | None) -> None:
-    from worker.postgres.letter_table import Filter, Status
+    from worker.postgres.dead_letters.table import Filter, Status
 
     any_way: Any = "--set, --unset or --rename"
     if edits and body_file is not None:

@@ -9,10 +9,10 @@ import click
 
 from worker.commands.dead_letters.bulk import plural
 from worker.commands.dead_letters.showing import say
-from worker.letter_text import BODY_GIVEN_UP, difference, one_line
-from worker.mending import Outcome
-from worker.postgres.letter_edit import Mending
-from worker.redaction import redact_body, redact_errors
+from worker.dead_letters.mending import Outcome
+from worker.dead_letters.redaction import redact_body, redact_errors
+from worker.dead_letters.text import BODY_GIVEN_UP, difference, one_line
+from worker.postgres.dead_letters.edit import Mending
 
 SHOWN_IN_FULL = 3  # of many letters: those that would change, and those that are left
 LEFT = (Outcome.REFUSED, Outcome.IMPOSSIBLE)

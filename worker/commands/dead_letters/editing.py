@@ -14,11 +14,11 @@ from worker.commands.dead_letters.editor import editor_file, type_body
 from worker.commands.dead_letters.options import EXIT_PARTLY, confirm_bulk
 from worker.commands.dead_letters.session import session
 from worker.commands.dead_letters.showing import is_redacted
+from worker.dead_letters.json_edit import Edit
+from worker.dead_letters.mending import Change, Mended, Outcome, by_edits
+from worker.dead_letters.text import BODY_GIVEN_UP
 from worker.errors import UsageWorkerError
-from worker.json_edit import Edit
-from worker.letter_text import BODY_GIVEN_UP
-from worker.mending import Change, Mended, Outcome, by_edits
-from worker.postgres.letter_edit import (
+from worker.postgres.dead_letters.edit import (
     RIGHTS,
     EditOptions,
     Mending,
@@ -28,8 +28,9 @@ from worker.postgres.letter_edit import (
     pick_for_edit,
     preview_all,
 )
-from worker.postgres.letter_reading import find_letters
-from worker.postgres.letter_table import (
+from worker.postgres.dead_letters.reading import find_letters
+from worker.postgres.dead_letters.rights import require
+from worker.postgres.dead_letters.table import (
     HAS_BODY,
     HAS_NO_BODY,
     Filter,
@@ -38,7 +39,6 @@ from worker.postgres.letter_table import (
     count_letters,
     read_letters,
 )
-from worker.postgres.rights import require
 from worker.settings import Settings, load_settings
 
 STANDARD_INPUT = "-"

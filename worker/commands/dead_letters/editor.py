@@ -14,9 +14,9 @@ from uuid import UUID
 import click
 from usage_events.json_text import NotJsonError
 
+from worker.dead_letters.json_layout import in_layout_of, indented
+from worker.dead_letters.mending import Mended, Outcome
 from worker.errors import UsageWorkerError
-from worker.json_layout import in_layout_of, indented
-from worker.mending import Mended, Outcome
 
 DEFAULT_EDITOR = "vi"
 

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     import asyncpg
 
     from worker.commands.dead_letters.bulk import Work
-    from worker.erasing import Subject
-    from worker.postgres.erase import Eraser, Erasure, Order
+    from worker.dead_letters.erasing import Subject
+    from worker.postgres.dead_letters.erase import Eraser, Erasure, Order
 
 UNSURE_SHOWN = 20
 EXAMPLE = """
@@ -63,8 +63,8 @@ def command(  # noqa: PLR0913 - click hands over one argument for each option
     Run it as the tables' owner. It reads each table once, and changes 1,000 rows in a transaction. Ctrl-C, or the death
     of this command, leaves nothing half done: run it again to go on.
     """
-    from worker.erasing import Field, Subject
-    from worker.postgres.erase import Order
+    from worker.dead_letters.erasing import Field, Subject
+    from worker.postgres.dead_letters.erase import Order
 
     if (user is None) == (organization is None):
         raise click.UsageError("say whom: either --user or --organization")
@@ -80,8 +80,8 @@ def command(  # noqa: PLR0913 - click hands over one argument for each option
 async def _erase(order: "Order", *, dry_run: bool, yes: bool, as_json: bool) -> int:
     from worker.commands.dead_letters.bulk import working
     from worker.commands.dead_letters.session import session
-    from worker.postgres.erase import RIGHTS, Eraser
-    from worker.postgres.rights import require
+    from worker.postgres.dead_letters.erase import RIGHTS, Eraser
+    from worker.postgres.dead_letters.rights import require
 
     async with session("erase", carries=False) as (connection, _):
         await require(connection, RIGHTS)
@@ -108,7 +108,7 @@ async def _erase(order: "Order", *, dry_run: bool, yes: bool, as_json: bool) -> 
 
 
 async def _look(connection: "asyncpg.Connection", subject: "Subject", work: "Work") -> None:
-    from worker.postgres.erase_scan import estimate, look, scans
+    from worker.postgres.dead_letters.erase_scan import estimate, look, scans
 
     def on_rows(rows: int) -> None:
         work.done += rows
@@ -158,7 +158,7 @@ def _report(erasure: "Erasure", verb: str, *, as_json: bool) -> None:
 
 def _sentence(erasure: "Erasure", verb: str) -> str:
     from worker.commands.dead_letters.bulk import plural
-    from worker.erasing import Fate
+    from worker.dead_letters.erasing import Fate
 
     letters = erasure.letters
     lines = "line" if erasure.actions_masked == 1 else "lines"

@@ -13,8 +13,8 @@ from worker.commands.dead_letters.options import EXIT_PARTLY, filter_options, re
 from worker.errors import UsageWorkerError
 
 if TYPE_CHECKING:
-    from worker.export import Exporter
-    from worker.postgres.letter_table import Filter
+    from worker.dead_letters.export import Exporter
+    from worker.postgres.dead_letters.table import Filter
 
 STANDARD_OUTPUT = "-"
 EXAMPLE = """
@@ -42,7 +42,7 @@ def command(*, file: str, bodies: bool, chosen: "Filter", redact: bool | None) -
     and CloudEvents, cannot be published from a file: they are left out, and counted.
     """
     from worker.commands.dead_letters.showing import is_redacted
-    from worker.export import Exporter
+    from worker.dead_letters.export import Exporter
     from worker.settings import load_settings
 
     hidden = is_redacted(redact, load_settings())
@@ -60,8 +60,8 @@ def command(*, file: str, bodies: bool, chosen: "Filter", redact: bool | None) -
 async def _export(exporter: "Exporter", chosen: "Filter", output: IO[bytes]) -> None:
     from worker.commands.dead_letters.bulk import Work, drawing
     from worker.commands.dead_letters.session import session
-    from worker.postgres.letter_reading import WHOLE_COLUMNS, plain
-    from worker.postgres.letter_table import count_letters, stream_letters
+    from worker.postgres.dead_letters.reading import WHOLE_COLUMNS, plain
+    from worker.postgres.dead_letters.table import count_letters, stream_letters
 
     async with session("export", carries=False) as (connection, _):
         work = Work("exporting", await count_letters(connection, chosen))

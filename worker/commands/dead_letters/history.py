@@ -59,8 +59,8 @@ def command(  # noqa: PLR0913 - click hands over one argument for each option
 async def _read(letter_id: UUID | None, redact: bool | None, **options: Any) -> list[dict[str, Any]]:  # noqa: FBT001 - see is_redacted
     from worker.commands.dead_letters.session import session
     from worker.commands.dead_letters.showing import is_redacted
-    from worker.postgres.letter_reading import letter_history, runs
-    from worker.redaction import redact_note
+    from worker.dead_letters.redaction import redact_note
+    from worker.postgres.dead_letters.reading import letter_history, runs
 
     async with session("history", carries=False) as (connection, settings):
         if letter_id is None:

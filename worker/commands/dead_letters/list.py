@@ -8,7 +8,7 @@ import click
 from worker.commands.dead_letters.options import filter_options_with, json_option, redact_option
 
 if TYPE_CHECKING:
-    from worker.postgres.letter_table import Filter
+    from worker.postgres.dead_letters.table import Filter
 
 EXAMPLE = """
 \b
@@ -46,7 +46,7 @@ def command(*, chosen: "Filter", redact: bool | None, as_json: bool) -> None:
 
 def _error(letter: dict[str, Any]) -> str:
     from worker.commands.dead_letters.showing import first_error
-    from worker.letter_text import BODY_GIVEN_UP
+    from worker.dead_letters.text import BODY_GIVEN_UP
 
     text = first_error(letter["errors"])
     return f"{text}; {BODY_GIVEN_UP}" if letter["is_body_given_up"] and not letter["is_edited"] else text
@@ -55,7 +55,7 @@ def _error(letter: dict[str, Any]) -> str:
 async def _read(chosen: "Filter", redact: bool | None) -> list[dict[str, Any]]:  # noqa: FBT001 - see is_redacted
     from worker.commands.dead_letters.session import session
     from worker.commands.dead_letters.showing import is_redacted, redacted
-    from worker.postgres.letter_reading import newest_letters
+    from worker.postgres.dead_letters.reading import newest_letters
 
     async with session("list", carries=False) as (connection, settings):
         letters = await newest_letters(connection, chosen)

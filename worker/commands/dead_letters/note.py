@@ -43,8 +43,8 @@ def command(*, some_id: UUID, text: str, who: str, as_json: bool) -> None:
 
 async def _note(some_id: UUID, **action: Any) -> list[UUID]:
     from worker.commands.dead_letters.session import session
-    from worker.postgres.letter_settling import ADDS_ACTIONS, add_note
-    from worker.postgres.rights import require
+    from worker.postgres.dead_letters.rights import require
+    from worker.postgres.dead_letters.settling import ADDS_ACTIONS, add_note
 
     async with session("note", carries=False) as (connection, _):
         await require(connection, [ADDS_ACTIONS])

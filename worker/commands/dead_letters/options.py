@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from worker.postgres.letter_table import Filter
+    from worker.postgres.dead_letters.table import Filter
 
 Command = Callable[..., Any]
 
@@ -191,7 +191,7 @@ def ask(question: str) -> None:
 def _filter(given: dict[str, Any]) -> "Filter":
     from usage_events.contract import Reason
 
-    from worker.postgres.letter_table import Filter, Status
+    from worker.postgres.dead_letters.table import Filter, Status
 
     reason, status = given.pop("reason"), given.pop("status")
     since, until = given["since"], given["until"]

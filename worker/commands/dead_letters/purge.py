@@ -48,8 +48,8 @@ async def _purge(before: datetime, *, dry_run: bool, who: str, yes: bool, as_jso
     from worker.commands.dead_letters.bulk import plural, size_text, take_all
     from worker.commands.dead_letters.session import session
     from worker.commands.dead_letters.showing import print_json, say
-    from worker.postgres.purge import RIGHTS, pick_settled, purge
-    from worker.postgres.rights import require
+    from worker.postgres.dead_letters.purge import RIGHTS, pick_settled, purge
+    from worker.postgres.dead_letters.rights import require
 
     async with session("purge", carries=False) as (connection, _):
         await require(connection, RIGHTS)

@@ -15,7 +15,7 @@ from worker.commands.dead_letters.options import (
 )
 
 if TYPE_CHECKING:
-    from worker.postgres.letter_table import Filter
+    from worker.postgres.dead_letters.table import Filter
 
 EXAMPLE = """
 \b
@@ -42,8 +42,8 @@ def command(*, chosen: "Filter", why: str | None, who: str, yes: bool, as_json: 
     Works in transactions of 1,000, as discard does.
     """
     from worker.commands.dead_letters.settling import run_settling
-    from worker.postgres.letter_settling import REOPEN, Order
-    from worker.postgres.letter_table import Status
+    from worker.postgres.dead_letters.settling import REOPEN, Order
+    from worker.postgres.dead_letters.table import Status
 
     if chosen.status is Status.OPEN:
         raise click.UsageError(f"--status open: these are open already (discarded, recovered, {ANY_STATUS})")

@@ -15,9 +15,9 @@ from worker.commands.dead_letters.options import (
 )
 
 if TYPE_CHECKING:
-    from worker.postgres.letter_table import Filter
-    from worker.postgres.replay import ReplayLimits
-    from worker.postgres.tally import Tally
+    from worker.postgres.dead_letters.replay import ReplayLimits
+    from worker.postgres.dead_letters.table import Filter
+    from worker.postgres.dead_letters.tally import Tally
 
 EXAMPLE = """
 \b
@@ -64,7 +64,7 @@ def command(  # noqa: PLR0913 - click hands over one argument for each option
     share the work. Ctrl-C, or the death of this command, leaves nothing half done: run it again to go on.
     A letter that may have ended an earlier replay is left out unless --id names it.
     """
-    from worker.postgres.replay import ReplayLimits
+    from worker.postgres.dead_letters.replay import ReplayLimits
 
     limits = ReplayLimits(letters_max, rate, failing_percent_max)
     tally = asyncio.run(_replay(chosen, limits, who=who, yes=yes, as_json=as_json))
@@ -76,7 +76,7 @@ async def _replay(chosen: "Filter", limits: "ReplayLimits", *, who: str, yes: bo
 
     from worker.commands.dead_letters.carrying import opened, report, run_to_the_end
     from worker.commands.dead_letters.session import session
-    from worker.postgres.letter_table import HAS_BODY, HAS_NO_BODY, count_letters
+    from worker.postgres.dead_letters.table import HAS_BODY, HAS_NO_BODY, count_letters
 
     async with session("replay", carries=False) as (connection, settings):
         count = await count_letters(connection, chosen, HAS_BODY)

@@ -3,8 +3,8 @@
 from worker.commands.dead_letters.bulk import take_all
 from worker.commands.dead_letters.options import confirm_bulk
 from worker.commands.dead_letters.session import session
-from worker.postgres.letter_settling import RIGHTS, Order, pick_settling, settle
-from worker.postgres.rights import require
+from worker.postgres.dead_letters.rights import require
+from worker.postgres.dead_letters.settling import RIGHTS, Order, pick_settling, settle
 
 _PAST = {"discard": "discarded", "reopen": "reopened"}
 

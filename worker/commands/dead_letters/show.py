@@ -59,7 +59,7 @@ def command(*, some_id: UUID, redact: bool | None, as_json: bool) -> None:
 async def _read(some_id: UUID, redact: bool | None) -> list[dict[str, Any]]:  # noqa: FBT001 - see is_redacted
     from worker.commands.dead_letters.session import session
     from worker.commands.dead_letters.showing import is_redacted
-    from worker.postgres.letter_reading import find_letters, letter_history
+    from worker.postgres.dead_letters.reading import find_letters, letter_history
 
     async with session("show", carries=False) as (connection, settings):
         letters = await find_letters(connection, some_id)
@@ -69,7 +69,7 @@ async def _read(some_id: UUID, redact: bool | None) -> list[dict[str, Any]]:  # 
 
 
 def _redacted(letter: dict[str, Any]) -> dict[str, Any]:
-    from worker.redaction import redact_body, redact_errors, redact_note
+    from worker.dead_letters.redaction import redact_body, redact_errors, redact_note
 
     body, edited = letter["body"], letter["edited_body"]
     return letter | {
@@ -99,7 +99,7 @@ def _text(body: bytes) -> str | None:
 
 def _lines(letter: dict[str, Any]) -> Iterator[str]:
     from worker.commands.dead_letters.showing import moment
-    from worker.letter_text import one_line
+    from worker.dead_letters.text import one_line
 
     yield f"letter {letter['id']}: {letter['reason']}"
     for label, name in FACTS:
@@ -121,7 +121,7 @@ def _lines(letter: dict[str, Any]) -> Iterator[str]:
 
 
 def _body_lines(body: bytes | None, edited: bytes | None) -> Iterator[str]:
-    from worker.letter_text import BODY_GIVEN_UP, difference, readable
+    from worker.dead_letters.text import BODY_GIVEN_UP, difference, readable
 
     if body is None:
         yield f"no body: {BODY_GIVEN_UP}"
@@ -137,7 +137,7 @@ def _body_lines(body: bytes | None, edited: bytes | None) -> Iterator[str]:
 
 
 def _error_lines(error: dict[str, Any]) -> Iterator[str]:
-    from worker.letter_text import one_line
+    from worker.dead_letters.text import one_line
 
     yield "  " + one_line(": ".join(str(part) for part in (error.get("field"), error.get("message")) if part))
     if error.get("input") is not None:
@@ -146,7 +146,7 @@ def _error_lines(error: dict[str, Any]) -> Iterator[str]:
 
 def _action(action: dict[str, Any]) -> str:
     from worker.commands.dead_letters.showing import moment, transition
-    from worker.letter_text import printable
+    from worker.dead_letters.text import printable
 
     line = "  ".join(
         part for part in (moment(action["at"]), action["who"], action["action"], transition(action)) if part

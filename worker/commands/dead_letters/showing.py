@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from worker.dead_letters.redaction import redact_errors
 from worker.errors import UsageWorkerError
-from worker.redaction import redact_errors
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -61,7 +61,7 @@ def make_table(headings: Sequence[str], rows: Iterable[Sequence[str]], numbers: 
     from rich.table import Table
     from rich.text import Text
 
-    from worker.letter_text import one_line
+    from worker.dead_letters.text import one_line
 
     table = Table(box=None, pad_edge=False)
     for heading in headings:

@@ -11,9 +11,9 @@ from worker.commands.dead_letters.options import filter_options_with, json_optio
 
 if TYPE_CHECKING:
     from worker.commands.dead_letters.session import Session
-    from worker.postgres.carrier import Carrier
-    from worker.postgres.letter_summary import Group, Passing
-    from worker.postgres.letter_table import Filter
+    from worker.postgres.dead_letters.carrier import Carrier
+    from worker.postgres.dead_letters.summary import Group, Passing
+    from worker.postgres.dead_letters.table import Filter
 
 WATCH_SECONDS_MIN = 2.0
 WATCH_SHARE = 4  # a refresh rests four times as long as it took: to watch a flood must not feed it
@@ -62,8 +62,8 @@ def command(*, chosen: "Filter", watch: bool, as_json: bool) -> None:
 
 async def _run(chosen: "Filter", *, watch: bool, as_json: bool) -> None:
     from worker.commands.dead_letters.session import session
-    from worker.postgres.carrier import Carrier
-    from worker.postgres.carry import CarryOptions
+    from worker.postgres.dead_letters.carrier import Carrier
+    from worker.postgres.dead_letters.carry import CarryOptions
     from worker.postgres.writer_session import WriterSession
 
     async with session("summary", carries=False) as opened:
@@ -94,7 +94,7 @@ async def _show(opened: "Session", carrier: "Carrier", chosen: "Filter", *, watc
 
 
 async def _read(opened: "Session", carrier: "Carrier", chosen: "Filter") -> Summary:
-    from worker.postgres.letter_summary import read_groups, try_samples
+    from worker.postgres.dead_letters.summary import read_groups, try_samples
 
     groups = await read_groups(opened.connection, chosen)
     shown = groups[: chosen.limit]
@@ -144,7 +144,7 @@ def _row(group: "Group", passing: "Passing") -> tuple[str, ...]:
 
 
 def _sentence(summary: Summary) -> str:
-    from worker.letter_text import BODY_GIVEN_UP
+    from worker.dead_letters.text import BODY_GIVEN_UP
 
     text = (
         f"{summary.letters:,} letters, seen {summary.occurrences:,} times;"

@@ -8,7 +8,7 @@ import click
 from worker.commands.dead_letters.options import EXIT_PARTLY, default_who, filter_options, json_option
 
 if TYPE_CHECKING:
-    from worker.postgres.letter_table import Filter
+    from worker.postgres.dead_letters.table import Filter
 
 EXAMPLE = """
 \b
@@ -40,9 +40,9 @@ def command(*, chosen: "Filter", as_json: bool) -> int:
 async def _try(chosen: "Filter", *, as_json: bool) -> int:
     from worker.commands.dead_letters.carrying import opened, report, run_to_the_end
     from worker.commands.dead_letters.session import session
-    from worker.postgres.letter_table import HAS_BODY, HAS_NO_BODY, count_letters
-    from worker.postgres.replay import ReplayLimits
-    from worker.postgres.tally import Ending
+    from worker.postgres.dead_letters.replay import ReplayLimits
+    from worker.postgres.dead_letters.table import HAS_BODY, HAS_NO_BODY, count_letters
+    from worker.postgres.dead_letters.tally import Ending
 
     async with session("try", carries=False) as (connection, settings):
         count = await count_letters(connection, chosen, HAS_BODY)

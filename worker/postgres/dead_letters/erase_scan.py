@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 import asyncpg
 
-from worker.erasing import Subject
-from worker.postgres.picked import BODY_BYTES, CREATE, SCAN_SECONDS_MAX, scanning
+from worker.dead_letters.erasing import Subject
+from worker.postgres.dead_letters.picked import BODY_BYTES, CREATE, SCAN_SECONDS_MAX, scanning
 
 SCAN_ROWS = 2000
 

@@ -8,8 +8,8 @@ from uuid import UUID
 
 from usage_events.contract import FieldError, Reason
 
-from worker.postgres.carry import Answer, Carried
-from worker.redaction import redact_errors
+from worker.dead_letters.redaction import redact_errors
+from worker.postgres.dead_letters.carry import Answer, Carried
 
 
 class Ending(StrEnum):

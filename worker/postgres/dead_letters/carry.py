@@ -17,9 +17,9 @@ from usage_events.contract import Event, Refusal
 from usage_events.rules import Window
 
 from worker.batch import Batch, Entry, Origin
+from worker.dead_letters.letters import DeadLetter, add_up, letter_of_event, letters_of_rejects, refusal_of
 from worker.decode import WHOLE_MESSAGE, Decoded, decode
-from worker.letters import DeadLetter, add_up, letter_of_event, letters_of_rejects, refusal_of
-from worker.postgres.letter_table import Action, Filter, Status, StoredLetter, note_actions
+from worker.postgres.dead_letters.table import Action, Filter, Status, StoredLetter, note_actions
 from worker.postgres.merge import merge, record
 
 NONE_REFUSED: Mapping[Event, Refusal] = MappingProxyType({})

@@ -12,9 +12,11 @@ from uuid import UUID
 import asyncpg
 from usage_events.rules import Window
 
-from worker.letter_text import difference
-from worker.mending import Change, Mended, Outcome, identity_after, mend
-from worker.postgres.letter_table import (
+from worker.dead_letters.mending import Change, Mended, Outcome, identity_after, mend
+from worker.dead_letters.text import difference
+from worker.postgres.dead_letters.picked import LOT_LETTERS_MAX, lots, only, pick
+from worker.postgres.dead_letters.rights import Right
+from worker.postgres.dead_letters.table import (
     HAS_BODY,
     Action,
     Filter,
@@ -24,8 +26,6 @@ from worker.postgres.letter_table import (
     read_letters,
     skipped_letters,
 )
-from worker.postgres.picked import LOT_LETTERS_MAX, lots, only, pick
-from worker.postgres.rights import Right
 
 LETTERS = "ai_usage_dead_letters"
 COLUMNS = ("edited_body", "event_id", "user_id", "organization_id", "model")

@@ -1,8 +1,8 @@
 """Healing: letters whose only fault was that a user or an organization came late are stored once both are there."""
 
-from worker.postgres.carrier import Carrier, Lot
-from worker.postgres.carry import CarryOptions
-from worker.postgres.letter_table import Filter, Place
+from worker.postgres.dead_letters.carrier import Carrier, Lot
+from worker.postgres.dead_letters.carry import CarryOptions
+from worker.postgres.dead_letters.table import Filter, Place
 from worker.postgres.session import translated
 from worker.postgres.writer_session import WriterSession
 

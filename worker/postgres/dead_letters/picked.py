@@ -12,7 +12,7 @@ from uuid import UUID
 
 import asyncpg
 
-from worker.postgres.letter_table import Filter
+from worker.postgres.dead_letters.table import Filter
 
 LOT_LETTERS_MAX = 1000
 LOT_BYTES_MAX = 8 * 1024 * 1024  # of the bodies that one transaction reads

@@ -7,7 +7,7 @@ from uuid import UUID
 
 import asyncpg
 
-from worker.postgres.letter_table import Filter
+from worker.postgres.dead_letters.table import Filter
 
 BRIEF_COLUMNS = """
 l.id, l.event_id, l.reason, l.status, l.errors, l.app_id, l.amqp_user, l.user_id, l.organization_id, l.model,

@@ -10,9 +10,9 @@ import stamina
 from usage_events.contract import Event, Refusal
 
 from worker.errors import RowsRefusedError, SystemUnavailableError
-from worker.postgres.carry import NONE_REFUSED, Carried, CarryOptions, carry, events_of
+from worker.postgres.dead_letters.carry import NONE_REFUSED, Carried, CarryOptions, carry, events_of
+from worker.postgres.dead_letters.table import Filter, Place, StoredLetter, lock_letters, skipped_letters
 from worker.postgres.isolate import Isolation
-from worker.postgres.letter_table import Filter, Place, StoredLetter, lock_letters, skipped_letters
 from worker.postgres.session import translated
 from worker.postgres.writer_session import WriterSession, speak_now
 

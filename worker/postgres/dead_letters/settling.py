@@ -7,9 +7,9 @@ from uuid import UUID
 
 import asyncpg
 
-from worker.postgres.letter_table import Filter, Status
-from worker.postgres.picked import LOT_LETTERS_MAX, Picked, lots, pick
-from worker.postgres.rights import Right
+from worker.postgres.dead_letters.picked import LOT_LETTERS_MAX, Picked, lots, pick
+from worker.postgres.dead_letters.rights import Right
+from worker.postgres.dead_letters.table import Filter, Status
 
 ACTIONS = "ai_usage_dead_letter_actions"
 LETTERS = "ai_usage_dead_letters"

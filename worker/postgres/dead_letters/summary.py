@@ -8,8 +8,8 @@ from uuid import UUID
 
 import asyncpg
 
-from worker.postgres.carrier import Carrier, Lot
-from worker.postgres.letter_table import HAS_NO_BODY, Filter
+from worker.postgres.dead_letters.carrier import Carrier, Lot
+from worker.postgres.dead_letters.table import HAS_NO_BODY, Filter
 
 SAMPLES_LETTERS_MAX = 200  # of all groups together: each is carried
 

@@ -8,11 +8,11 @@ from uuid import UUID
 
 from usage_events.contract import Reason
 
-from worker.postgres.carrier import Carriage, Carrier, Lot
-from worker.postgres.letter_table import Filter, Place
-from worker.postgres.suspects import FRESH_SUSPECTS, OTHERS, SUSPECTS, Suspects
-from worker.postgres.tally import Ending, Tally
-from worker.replay_pace import RAMP, Ramp, Rate, Yielding, is_failing
+from worker.dead_letters.replay_pace import RAMP, Ramp, Rate, Yielding, is_failing
+from worker.postgres.dead_letters.carrier import Carriage, Carrier, Lot
+from worker.postgres.dead_letters.suspects import FRESH_SUSPECTS, OTHERS, SUSPECTS, Suspects
+from worker.postgres.dead_letters.table import Filter, Place
+from worker.postgres.dead_letters.tally import Ending, Tally
 
 
 @dataclass(slots=True, frozen=True)

@@ -8,12 +8,12 @@ from uuid import UUID
 import asyncpg
 from usage_events.contract import CONTENT_TYPE_JSON
 
-from worker.erasing import Fate, Subject, Verdict
-from worker.letters import fingerprint
-from worker.postgres.erase_scan import LETTER_JSONS, LETTER_TEXTS, ROW_TEXTS
-from worker.postgres.letter_table import Action, note_actions
-from worker.postgres.picked import LOT_LETTERS_MAX, lots
-from worker.postgres.rights import Right
+from worker.dead_letters.erasing import Fate, Subject, Verdict
+from worker.dead_letters.letters import fingerprint
+from worker.postgres.dead_letters.erase_scan import LETTER_JSONS, LETTER_TEXTS, ROW_TEXTS
+from worker.postgres.dead_letters.picked import LOT_LETTERS_MAX, lots
+from worker.postgres.dead_letters.rights import Right
+from worker.postgres.dead_letters.table import Action, note_actions
 
 NO_LETTER = UUID(int=0)  # the letter of an action that is about none
 DELETES = ("SELECT", "UPDATE", "DELETE")

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 from usage_events.json_text import NotJsonError
 from usage_events.rules import Window
 
+from worker.dead_letters.event_names import names_problem
+from worker.dead_letters.json_edit import Edit, EditError, NothingThereError, Verb, apply
+from worker.dead_letters.letters import Identity, errors_json, identity_of
 from worker.decode import Decoded, decode
-from worker.event_names import names_problem
-from worker.json_edit import Edit, EditError, NothingThereError, Verb, apply
-from worker.letters import Identity, errors_json, identity_of
 
 Change = Callable[[bytes], bytes]
 

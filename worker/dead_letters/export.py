@@ -8,9 +8,9 @@ from typing import Any
 
 from usage_events.json_text import Kind, NotJsonError, outline
 
+from worker.dead_letters.redaction import redact_body, redact_errors
+from worker.dead_letters.text import BODY_GIVEN_UP
 from worker.decode import Media, media_of
-from worker.letter_text import BODY_GIVEN_UP
-from worker.redaction import redact_body, redact_errors
 
 
 class Exporter:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from uuid import UUID
 
-from worker.postgres.letter_table import Action, Filter, StoredLetter, note_actions
+from worker.postgres.dead_letters.table import Action, Filter, StoredLetter, note_actions
 from worker.postgres.session import translated
 from worker.postgres.writer_session import WriterSession
 

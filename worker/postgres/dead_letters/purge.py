@@ -6,10 +6,10 @@ from uuid import UUID
 
 import asyncpg
 
-from worker.postgres.letter_settling import ACTIONS, ADDS_ACTIONS, LETTERS, Lot
-from worker.postgres.letter_table import Filter
-from worker.postgres.picked import BODY_BYTES, LOT_LETTERS_MAX, Picked, lots, pick
-from worker.postgres.rights import Right
+from worker.postgres.dead_letters.picked import BODY_BYTES, LOT_LETTERS_MAX, Picked, lots, pick
+from worker.postgres.dead_letters.rights import Right
+from worker.postgres.dead_letters.settling import ACTIONS, ADDS_ACTIONS, LETTERS, Lot
+from worker.postgres.dead_letters.table import Filter
 
 RIGHTS = (Right("DELETE", LETTERS), Right("UPDATE", LETTERS), Right("SELECT", ACTIONS), ADDS_ACTIONS)
 
