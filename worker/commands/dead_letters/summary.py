@@ -11,8 +11,8 @@ from worker.commands.dead_letters.options import filter_options_with, json_optio
 
 if TYPE_CHECKING:
     from worker.commands.dead_letters.session import Session
-    from worker.postgres.dead_letters.carrier import Carrier
-    from worker.postgres.dead_letters.summary import Group, Passing
+    from worker.postgres.dead_letters.sampling import Passing, Sampling
+    from worker.postgres.dead_letters.summary import Group
     from worker.postgres.dead_letters.table import Filter
 
 WATCH_SECONDS_MIN = 2.0
@@ -62,45 +62,50 @@ def command(*, chosen: "Filter", watch: bool, as_json: bool) -> None:
 
 async def _run(chosen: "Filter", *, watch: bool, as_json: bool) -> None:
     from worker.commands.dead_letters.session import session
-    from worker.postgres.dead_letters.carrier import Carrier
-    from worker.postgres.dead_letters.carry import CarryOptions
-    from worker.postgres.writer_session import WriterSession
 
     async with session("summary", carries=False) as opened:
-        settings = opened.settings
-        trial = WriterSession(
-            settings.postgres_dsn.get_secret_value(),
-            settings.postgres_schema,
-            name="usage-worker dead-letters summary",
-        )
-        options = CarryOptions("summary", max_age_seconds=settings.max_age, max_ahead_seconds=settings.max_ahead)
-        carrier = Carrier(trial, options, is_trial=True)
-        try:
-            await _show(opened, carrier, chosen, watch=watch, as_json=as_json)
-        finally:
-            await trial.close()
+        shown = _show(opened, chosen, watch=watch, as_json=as_json)
+        await asyncio.gather(shown, asyncio.to_thread(_load))
 
 
-async def _show(opened: "Session", carrier: "Carrier", chosen: "Filter", *, watch: bool, as_json: bool) -> None:
-    while True:
-        started = time.monotonic()
-        summary = await _read(opened, carrier, chosen)
-        if watch and not as_json:
-            click.clear()
-        _print(summary, as_json=as_json)
-        if not watch:
-            return
-        await asyncio.sleep(max(WATCH_SECONDS_MIN, WATCH_SHARE * (time.monotonic() - started)))
+def _load() -> None:
+    """Import what the samples and the table need, while the database adds up: both take a while."""
+    import rich.table  # noqa: F401
+
+    import worker.postgres.dead_letters.sampling  # noqa: F401
 
 
-async def _read(opened: "Session", carrier: "Carrier", chosen: "Filter") -> Summary:
-    from worker.postgres.dead_letters.summary import read_groups, try_samples
+async def _show(opened: "Session", chosen: "Filter", *, watch: bool, as_json: bool) -> None:
+    from worker.postgres.dead_letters.summary import read_groups
 
-    groups = await read_groups(opened.connection, chosen)
-    shown = groups[: chosen.limit]
-    passing = await try_samples(carrier, shown)
+    sampling: Sampling | None = None
+    try:
+        while True:
+            started = time.monotonic()
+            groups = await read_groups(opened.connection, chosen)
+            sampling = sampling or _make_sampling(opened)
+            shown = groups[: chosen.limit]
+            summary = _add_up(groups, list(zip(shown, await sampling.passing(shown), strict=True)))
+            if watch and not as_json:
+                click.clear()
+            _print(summary, as_json=as_json)
+            if not watch:
+                return
+            await asyncio.sleep(max(WATCH_SECONDS_MIN, WATCH_SHARE * (time.monotonic() - started)))
+    finally:
+        if sampling is not None:
+            await sampling.close()
+
+
+def _make_sampling(opened: "Session") -> "Sampling":
+    from worker.postgres.dead_letters.sampling import Sampling
+
+    return Sampling(opened.settings)
+
+
+def _add_up(groups: "list[Group]", shown: "list[tuple[Group, Passing]]") -> Summary:
     return Summary(
-        list(zip(shown, passing, strict=True)),
+        shown,
         groups=len(groups),
         letters=sum(group.letters for group in groups),
         occurrences=sum(group.occurrences for group in groups),

@@ -1,14 +1,11 @@
-"""Letters added up by reason, field and producer, with a few of each group as samples."""
+"""Letters added up by reason, field and producer, with the ids of a few of each group as samples."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import NamedTuple
 from uuid import UUID
 
 import asyncpg
 
-from worker.postgres.dead_letters.carrier import Carrier, Lot
 from worker.postgres.dead_letters.table import HAS_NO_BODY, Filter
 
 SAMPLES_LETTERS_MAX = 200  # of all groups together: each is carried
@@ -66,13 +63,6 @@ class Group:
     samples: tuple[UUID, ...]
 
 
-class Passing(NamedTuple):
-    """How many of a group's samples would be stored now, and how many were tried."""
-
-    passed: int
-    tried: int
-
-
 async def read_groups(connection: asyncpg.Connection, chosen: Filter) -> list[Group]:
     """All groups, the largest first; samples of the first `chosen.limit` of them."""
     condition, arguments = chosen.where()
@@ -100,21 +90,4 @@ async def read_groups(connection: asyncpg.Connection, chosen: Filter) -> list[Gr
             tuple(ids[place] for place in row["samples"][:share] if place in ids),
         )
         for row in rows
-    ]
-
-
-async def try_samples(carrier: Carrier, groups: Sequence[Group]) -> list[Passing]:
-    """Carry the samples and roll back: what share of each group would pass.
-
-    A sample that somebody else works on at this moment is not counted.
-    """
-    assert carrier.is_trial  # noqa: S101 - to read a summary must change nothing
-    ids = tuple(sample for group in groups for sample in group.samples)
-    if not ids:
-        return [Passing(0, 0) for _ in groups]
-    carriage = await carrier.carry_next(Lot(Filter(status=None, ids=ids), len(ids)))
-    passed = {each.letter.id: each.refusal is None for each in carriage.carried}
-    return [
-        Passing(sum(passed.get(sample, False) for sample in group.samples), sum(s in passed for s in group.samples))
-        for group in groups
     ]
