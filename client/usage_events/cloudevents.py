@@ -4,7 +4,7 @@ import re
 from typing import Annotated, Any, Literal, Required, cast
 from uuid import NAMESPACE_URL, UUID, uuid5
 
-from pydantic import ConfigDict, Field, StringConstraints, TypeAdapter
+from pydantic import ConfigDict, FailFast, Field, StringConstraints, TypeAdapter
 from typing_extensions import TypedDict
 
 from usage_events.contract import UUID_PATTERN, EventData, Reason, TimeText, WireEvent
@@ -34,7 +34,7 @@ class CloudEvent(TypedDict, total=False):
 
 
 CLOUD_EVENT = TypeAdapter(CloudEvent)
-CLOUD_EVENTS = TypeAdapter(list[CloudEvent])
+CLOUD_EVENTS = TypeAdapter(Annotated[list[CloudEvent], FailFast()])
 
 
 def event_id(identifier: str, source: str) -> str:

@@ -10,7 +10,7 @@ from enum import Enum
 from functools import lru_cache
 from typing import Any, NamedTuple, cast
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 from pydantic_core import ErrorDetails, from_json
 
 from usage_events import cloudevents
@@ -86,14 +86,14 @@ class Form(Enum):
 class _Parts(NamedTuple):
     """Where the parts of an event stand in its form."""
 
-    adapter: TypeAdapter[Any]
+    validate: Callable[[Any], Any]
     prefix: str  # of the paths of the event's own fields
     time_field: str
 
 
 _PARTS = {
-    Form.NATIVE: _Parts(WIRE_EVENT, "", "created_at"),
-    Form.CLOUDEVENT: _Parts(cloudevents.CLOUD_EVENT, "data.", "time"),
+    Form.NATIVE: _Parts(WIRE_EVENT.validator.validate_python, "", "created_at"),
+    Form.CLOUDEVENT: _Parts(cloudevents.CLOUD_EVENT.validator.validate_python, "data.", "time"),
 }
 
 
@@ -147,7 +147,7 @@ def _schema_errors(parts: _Parts, value: dict[str, Any]) -> list[FieldError]:
         if isinstance(value.get("data"), dict):
             readable["data"], unknown = _readable_names(value["data"], parts.prefix)
     try:
-        parts.adapter.validate_python(readable)
+        parts.validate(readable)
     except ValidationError as error:
         details = error.errors(include_url=False, include_context=False)
     else:

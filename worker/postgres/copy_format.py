@@ -29,8 +29,8 @@ STAGE_COLUMNS = (
 
 _HEADER = b"PGCOPY\n\xff\r\n\x00" + bytes(8)
 _TRAILER = b"\xff\xff"
-_NULL = b"\xff\xff\xff\xff"
-_JSONB_VERSION = b"\x01"
+NULL = b"\xff\xff\xff\xff"
+JSONB_VERSION = b"\x01"
 _EPOCH_2000_US = 946_684_800_000_000  # Postgres counts from 2000
 
 # The number of columns, then length and value of each: the nine columns that always have a value.
@@ -40,13 +40,20 @@ _length = struct.Struct(">i").pack
 _COLUMN_COUNT = len(STAGE_COLUMNS)
 
 
-@lru_cache(maxsize=4096)
-def _text(value: str | None) -> bytes:
-    """Endpoints, models and kinds of request are few and come again."""
-    if value is None:
-        return _NULL
-    data = value.encode()
+def field(data: bytes) -> bytes:
+    """A value with its length."""
     return _length(len(data)) + data
+
+
+@lru_cache(maxsize=4096)
+def text(value: str | None) -> bytes:
+    """A text. Endpoints, models and other names are few and come again."""
+    return NULL if value is None else field(value.encode())
+
+
+def copy_of(rows: Iterable[bytes]) -> bytes:
+    """A whole COPY."""
+    return b"".join((_HEADER, *rows, _TRAILER))
 
 
 def _row(ordinal: int, event: Event) -> bytes:
@@ -57,15 +64,15 @@ def _row(ordinal: int, event: Event) -> bytes:
                 _COLUMN_COUNT, 4, ordinal, 16, id_, 16, user, 16, organization, 4, used, 4, input_, 4, output,
                 1, given, 8, created - _EPOCH_2000_US,
             ),
-            _NULL if cost is None else _bigint(8, cost),
-            _text(endpoint),
-            _text(model),
-            _text(kind),
-            _NULL if metadata is None else _length(len(metadata) + 1) + _JSONB_VERSION + metadata,
+            NULL if cost is None else _bigint(8, cost),
+            text(endpoint),
+            text(model),
+            text(kind),
+            NULL if metadata is None else _length(len(metadata) + 1) + JSONB_VERSION + metadata,
         )
     )  # fmt: skip
 
 
 def encode(numbered: Iterable[tuple[int, Event]]) -> bytes:
     """The rows as one COPY; `numbered` gives each event its ordinal in the batch."""
-    return b"".join((_HEADER, *(_row(ordinal, event) for ordinal, event in numbered), _TRAILER))
+    return copy_of(_row(ordinal, event) for ordinal, event in numbered)

@@ -13,32 +13,12 @@ from usage_events.contract import Event, Reason
 from worker.dead_letters.letters import DeadLetter
 from worker.errors import SystemUnavailableError
 from worker.postgres.copy_format import STAGE_COLUMNS, encode
+from worker.postgres.letter_copy import LETTER_COLUMNS, encode_letters
 
 MERGES_MAX = 5  # a row that was deleted between two statements makes one more necessary
 
 _STAGE = "usage_stage"
 _LETTER_STAGE = "usage_letter_stage"
-_LETTER_COLUMNS = (
-    ("fingerprint", "bytea"),
-    ("event_id", "uuid"),
-    ("reason", "text"),
-    ("errors", "jsonb"),
-    ("body", "bytea"),
-    ("content_type", "text"),
-    ("headers", "jsonb"),
-    ("app_id", "text"),
-    ("amqp_user", "text"),
-    ("exchange", "text"),
-    ("routing_key", "text"),
-    ("queue", "text"),
-    ("user_id", "uuid"),
-    ("organization_id", "uuid"),
-    ("model", "text"),
-    ("occurrences", "bigint"),
-    ("first_seen", "timestamptz"),
-    ("last_seen", "timestamptz"),
-    ("worker", "text"),
-)
 
 
 def _create(table: str, columns: Sequence[tuple[str, str]]) -> str:
@@ -46,7 +26,7 @@ def _create(table: str, columns: Sequence[tuple[str, str]]) -> str:
     return f"CREATE TEMPORARY TABLE {table} ({defined}) ON COMMIT DELETE ROWS"
 
 
-_CREATE = f"{_create(_STAGE, STAGE_COLUMNS)}; {_create(_LETTER_STAGE, _LETTER_COLUMNS)}"
+_CREATE = f"{_create(_STAGE, STAGE_COLUMNS)}; {_create(_LETTER_STAGE, LETTER_COLUMNS)}"
 
 # The order keeps two workers with overlapping batches from deadlocking. The conflict's target keeps a host's own
 # unique index from swallowing rows in silence.
@@ -94,8 +74,8 @@ WITH ceiling AS MATERIALIZED (
     SELECT CASE WHEN $1::bigint IS NULL THEN false
                 ELSE pg_total_relation_size('ai_usage_dead_letters') >= $1 END AS is_met
 ), recorded AS (
-    INSERT INTO ai_usage_dead_letters AS l ({", ".join(name for name, _ in _LETTER_COLUMNS)})
-    SELECT {", ".join(_KEPT.get(name, name) for name, _ in _LETTER_COLUMNS)} FROM {_LETTER_STAGE} ORDER BY fingerprint
+    INSERT INTO ai_usage_dead_letters AS l ({", ".join(name for name, _ in LETTER_COLUMNS)})
+    SELECT {", ".join(_KEPT.get(name, name) for name, _ in LETTER_COLUMNS)} FROM {_LETTER_STAGE} ORDER BY fingerprint
     ON CONFLICT (fingerprint) DO UPDATE
     SET occurrences = l.occurrences + excluded.occurrences,
         last_seen = greatest(l.last_seen, excluded.last_seen),
@@ -192,17 +172,11 @@ async def record(
     """
     if not letters:
         return Recorded()
-    records = [
-        (
-            letter.fingerprint, letter.event_id, letter.reason.value, letter.errors_json, letter.body,
-            letter.content_type, letter.headers_json, letter.app_id, letter.amqp_user, letter.exchange,
-            letter.routing_key, letter.queue, letter.user_id, letter.organization_id, letter.model,
-            letter.occurrences, letter.first_seen or seen_at, seen_at, worker,
-        )
-        for letter in letters
-    ]  # fmt: skip
-    await connection.copy_records_to_table(
-        _LETTER_STAGE, records=records, columns=[name for name, _ in _LETTER_COLUMNS]
+    await connection.copy_to_table(
+        _LETTER_STAGE,
+        source=_once(encode_letters(letters, worker=worker, seen_at=seen_at)),
+        columns=[name for name, _ in LETTER_COLUMNS],
+        format="binary",
     )
     # More occurrences than are new: some of these bodies have come before.
     row = await connection.fetchrow(_RECORD, bytes_max)
