@@ -20,7 +20,7 @@ from worker.delivery import Delivery, PlainProperties
 from worker.errors import SystemUnavailableError
 from worker.settle import Ack
 from worker.source import Receiver
-from worker.store import Written
+from worker.store import Refused, Written
 
 # The broker.
 
@@ -250,7 +250,7 @@ class MemoryDatabase:
             self.letters[letter.fingerprint] = (known or letter)._replace(occurrences=total)
         self.batches.append(batch)
         self.signal.notify()
-        return Written(stored, duplicates, Counter(letter.reason for letter in letters))
+        return Written(stored, duplicates, Counter(Refused(letter.reason, letter.app_id or "") for letter in letters))
 
     def _reason(self, event: Event, rows: dict[bytes, Event]) -> Reason | None:
         if event.user_id not in self.users:

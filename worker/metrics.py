@@ -6,6 +6,8 @@ from worker.batch import Batch, Trigger
 from worker.store import Written
 
 PREFIX = "usage_worker"
+PRODUCERS_MAX = 100  # what producers call themselves is theirs, and each name is a time series
+OTHER_PRODUCERS = "(others)"
 
 
 class Metrics:
@@ -23,6 +25,14 @@ class Metrics:
         self.dead_letters = Counter(
             f"{PREFIX}_dead_letters", "Dead letters written, by reason", ["reason"], registry=self.registry
         )
+        # Whose: an alert asks for pairs that were never there before.
+        self.refused = Counter(
+            f"{PREFIX}_refused",
+            f"Dead letters written, by reason and producer (its app_id, of the first {PRODUCERS_MAX} that are refused)",
+            ["reason", "producer"],
+            registry=self.registry,
+        )
+        self._producers: set[str] = set()
         # How full batches are, and so whether age or size closes them.
         self.batch_events = Histogram(
             f"{PREFIX}_batch_events",
@@ -90,9 +100,10 @@ class Metrics:
         """A batch has committed; `now` is in seconds since 1970."""
         self.events.labels("stored").inc(written.stored)
         self.events.labels("duplicate").inc(written.duplicates)
-        self.events.labels("dead").inc(written.dead.total())
-        for reason, letters in written.dead.items():
+        self.events.labels("dead").inc(written.refused.total())
+        for (reason, producer), letters in written.refused.items():
             self.dead_letters.labels(reason.value).inc(letters)
+            self.refused.labels(reason.value, self._known_producer(producer)).inc(letters)
         self.dead_letter_bodies_given_up.inc(written.bodies_given_up)
         self.batch_events.observe(batch.events)
         self.batches.labels((batch.trigger or Trigger.STOP).value).inc()
@@ -100,3 +111,8 @@ class Metrics:
         oldest_us = min((event.created_at_us for event in batch.accepted()), default=None)
         if oldest_us is not None:
             self.event_age_seconds.observe(max(0.0, now - oldest_us / 1e6))
+
+    def _known_producer(self, name: str) -> str:
+        if len(self._producers) < PRODUCERS_MAX:
+            self._producers.add(name)
+        return name if name in self._producers else OTHER_PRODUCERS

@@ -2,11 +2,18 @@
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from usage_events.contract import Reason
 
 from worker.batch import Batch
+
+
+class Refused(NamedTuple):
+    """Why something was refused, and whose it was (the AMQP `app_id`; empty where there is none)."""
+
+    reason: Reason
+    producer: str
 
 
 @dataclass(slots=True, frozen=True)
@@ -15,8 +22,16 @@ class Written:
 
     stored: int
     duplicates: int
-    dead: Counter[Reason] = field(default_factory=Counter)
+    refused: Counter[Refused] = field(default_factory=Counter)
     bodies_given_up: int = 0  # letters without their body: the table is above its ceiling
+
+    @property
+    def dead(self) -> Counter[Reason]:
+        """What was refused, by reason."""
+        counts: Counter[Reason] = Counter()
+        for refused, letters in self.refused.items():
+            counts[refused.reason] += letters
+        return counts
 
 
 class Store(Protocol):

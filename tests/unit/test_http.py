@@ -59,6 +59,7 @@ async def test_metrics(client: aiohttp.ClientSession) -> None:
         for name in (
             "events",
             "dead_letters",
+            "refused",
             "batch_events",
             "batches",
             "commit_seconds",

@@ -13,7 +13,7 @@ from worker.postgres.merge import Merged, merge, record
 from worker.postgres.migrations import missing_migrations
 from worker.postgres.session import address, translated
 from worker.postgres.writer_session import WriterSession
-from worker.store import Written
+from worker.store import Refused, Written
 
 
 class PostgresStore:
@@ -92,8 +92,8 @@ class PostgresStore:
                 )
         if letters:
             self._ceiling.note(is_above=recorded.is_above)
-        dead = Counter(letter.reason for letter in letters)
-        return Written(merged.stored, merged.duplicates, dead, recorded.bodies_given_up)
+        refused = Counter(Refused(letter.reason, letter.app_id or "") for letter in letters)
+        return Written(merged.stored, merged.duplicates, refused, recorded.bodies_given_up)
 
     def _letters(self, batch: Batch, isolation: Isolation, merged: Merged) -> list[DeadLetter]:
         letters = letters_of_rejects(batch)
