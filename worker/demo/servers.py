@@ -8,7 +8,7 @@ Run as a program it tells the set-up whether there is a broker: exit status 0 ye
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -68,13 +68,22 @@ def servers(say: Say = to_standard_error) -> Iterator[Servers]:
         yield Servers(postgres, stack.enter_context(start_rabbitmq(say=say)))
 
 
-def start_postgres(kind: Kind | None = None, *, say: Say = to_standard_error) -> PostgresServer:
-    """A running Postgres of this kind, or of the first that can be had; close it at the end."""
+def start_postgres(
+    kind: Kind | None = None,
+    *,
+    say: Say = to_standard_error,
+    settings: Mapping[str, str] = postgres_server.NO_SETTINGS,
+) -> PostgresServer:
+    """A running Postgres of this kind, or of the first that can be had; close it at the end.
+
+    `settings` are added to its own; one that is given keeps those that it has.
+    """
     kind = kind or _choose("postgres_dsn", postgres_server.IMAGE, say)
     if kind is Kind.GIVEN:
         return postgres_server.given_postgres(_given("postgres_dsn"))
     say(f"starting Postgres as a {_noun(kind)}")
-    return postgres_server.docker_postgres() if kind is Kind.DOCKER else postgres_server.local_postgres()
+    start = postgres_server.docker_postgres if kind is Kind.DOCKER else postgres_server.local_postgres
+    return start(settings)
 
 
 def start_rabbitmq(kind: Kind | None = None, *, say: Say = to_standard_error) -> RabbitServer:
