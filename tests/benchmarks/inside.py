@@ -1,4 +1,4 @@
-"""Ceilings and the seed's way, on connections of the bench's own process: no broker, no validation.
+"""Ceilings, and a function call for each event, on connections of the bench's own process: no broker, no validation.
 
 The bench runs on uvloop too, and does nothing else meanwhile.
 """
@@ -35,7 +35,7 @@ async def plain_copy(dsn: str, workload: Workload, connections: int) -> float:
 
 
 async def seed_function(dsn: str, workload: Workload) -> float:
-    """The seed's function, a call and a commit for each event; CPU seconds of this process."""
+    """`log_ai_usage()`, a call and a commit for each event; CPU seconds of this process."""
 
     def job_of(event: dict[str, object]) -> Job:
         spent, came = int(str(event["input_tokens"])), int(str(event["output_tokens"]))

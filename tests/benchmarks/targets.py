@@ -72,7 +72,7 @@ TARGETS = (
     Target(
         "single events ÷ FastStream with INSERT", 12, 20, _headline(names.WORKER_SINGLE, names.FASTSTREAM.name)
     ),
-    Target("arrays of 100 ÷ the seed's function", 10, 15, _headline(names.WORKER_ARRAYS, names.SEED)),
+    Target("arrays of 100 ÷ log_ai_usage(), 10 connections", 10, 15, _headline(names.WORKER_ARRAYS, names.SEED)),
     Target(
         "CPU an event, single ÷ asyncpg's COPY encoding", 4, 2.5,
         _headline(names.WORKER_SINGLE, names.ENCODING, CPU), is_ceiling=True,
