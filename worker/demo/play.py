@@ -193,7 +193,9 @@ class Demo:
         ledger = traffic.ledger
         console = self._console
         if self._note:
-            console.print(f"{self._note} {KILL_AT_SHARE:.0%} of the events; what it held went to worker 2")
+            console.print(
+                f"{self._note} {KILL_AT_SHARE:.0%} of the events; what it held went to worker 2", soft_wrap=True
+            )
         print_letters(console, counts)
         await print_daily(console, connection)
         missing = await _missing(connection, traffic)
@@ -211,6 +213,7 @@ class Demo:
         console.print(
             f"The books: {len(ledger.ids):,} ids confirmed = {counts.stored:,} stored + {only_letter:,} with a dead "
             f"letter only + {missing:,} missing.",
+            soft_wrap=True,
         )
         if missing or published != ledger.events:
             raise DemoError(

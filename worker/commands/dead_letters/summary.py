@@ -152,10 +152,14 @@ def _sentence(summary: Summary) -> str:
     from worker.dead_letters.text import BODY_GIVEN_UP
 
     text = (
-        f"{summary.letters:,} letters, seen {summary.occurrences:,} times;"
+        f"{_counted(summary.letters, 'letter')}, seen {_counted(summary.occurrences, 'time')};"
         f" {summary.last_hour:,} new in the last hour, {summary.last_minute:,} in the last minute"
     )
     if summary.bodies_given_up:
         text += f"; {summary.bodies_given_up:,} cannot be replayed; of each, {BODY_GIVEN_UP}"
     left = summary.groups - len(summary.shown)
     return f"{text}; {left:,} smaller groups not shown: raise --limit" if left else text
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
