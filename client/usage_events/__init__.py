@@ -7,9 +7,11 @@ if TYPE_CHECKING:
     from usage_events.errors import (
         AccessRefusedError,
         BrokerUnavailableError,
+        BufferFullError,
         EventTooLargeError,
         ExchangeMissingError,
         RefusedError,
+        UnconfirmedError,
         UnroutableError,
         UsageEventsError,
     )
@@ -21,9 +23,11 @@ if TYPE_CHECKING:
 _MODULES = {
     "AccessRefusedError": "errors",
     "BrokerUnavailableError": "errors",
+    "BufferFullError": "errors",
     "EventTooLargeError": "errors",
     "ExchangeMissingError": "errors",
     "RefusedError": "errors",
+    "UnconfirmedError": "errors",
     "UnroutableError": "errors",
     "UsageEvent": "event",
     "UsageEventsError": "errors",
@@ -35,9 +39,11 @@ _MODULES = {
 __all__ = [
     "AccessRefusedError",
     "BrokerUnavailableError",
+    "BufferFullError",
     "EventTooLargeError",
     "ExchangeMissingError",
     "RefusedError",
+    "UnconfirmedError",
     "UnroutableError",
     "UsageEvent",
     "UsageEventsError",

@@ -12,6 +12,18 @@ class EventTooLargeError(UsageEventsError, ValueError):
     """One event alone is larger than a message may be; nothing of its `send` has been sent."""
 
 
+class BufferFullError(UsageEventsError):
+    """The buffer has no room: the event was not recorded, and is the caller's again."""
+
+
+class UnconfirmedError(UsageEventsError, TimeoutError):
+    """The deadline has passed before RabbitMQ has confirmed everything; `events` says how many are left."""
+
+    def __init__(self, message: str, events: int) -> None:
+        super().__init__(message)
+        self.events = events
+
+
 class BrokerUnavailableError(UsageEventsError):
     """RabbitMQ cannot take the message now: not reached, lost on the way, or too full. Trying again helps."""
 
