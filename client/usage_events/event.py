@@ -38,6 +38,7 @@ from usage_events.ids import uuid7
 from usage_events.judge import Form, judge
 from usage_events.rules import Window
 
+_TO_JSON = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 _UUID_TEXT = TypeAdapter(Annotated[str, StringConstraints(pattern=UUID_PATTERN)])
 
 
@@ -87,10 +88,10 @@ class UsageEvent(BaseModel):
 
     @model_validator(mode="after")
     def _judge(self) -> Self:
-        text = _encode(self)
+        text, metadata_text = _encode(self)
         now_us = time.time_ns() // 1000
         window = Window.around(now_us, max_age_seconds=MAX_AGE_SECONDS, max_ahead_seconds=MAX_AHEAD_SECONDS)
-        verdict = judge(text, Form.NATIVE, window)
+        verdict = judge(text, Form.NATIVE, window, metadata_text)
         if isinstance(verdict, Refusal):
             raise _refused(verdict.reason, verdict.errors)
         self._json = text
@@ -112,7 +113,8 @@ class UsageEvent(BaseModel):
         return cloudevents.id_for(source, key)
 
 
-def _encode(event: UsageEvent) -> bytes:
+def _encode(event: UsageEvent) -> tuple[bytes, bytes]:
+    """The event's text, and that of its metadata in it, which the judge would have to look for."""
     cost = event.estimated_cost_usd
     wire = {
         "id": str(event.id),
@@ -125,19 +127,25 @@ def _encode(event: UsageEvent) -> bytes:
         "endpoint": event.endpoint,
         "model": event.model,
         "request_type": event.request_type,
-        "request_metadata": event.request_metadata,
         "estimated_cost_usd": None if cost is None else str(cost),  # as text: JSON's number would be a double
     }
-    given = {name: value for name, value in wire.items() if value is not None}
+    text = _to_text({name: value for name, value in wire.items() if value is not None})
+    if event.request_metadata is None:
+        return text, b""
     try:
-        text = json.dumps(given, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    except ValueError as error:  # an integer of more digits than Python writes: only metadata has room for one
+        metadata_text = _to_text(event.request_metadata)
+    except ValueError as error:  # an integer of more digits than Python writes
         wrong = FieldError(field="request_metadata", message=str(error), input=event.request_metadata)
         raise _refused(Reason.INVALID, [wrong]) from error
+    return text[:-1] + b',"request_metadata":' + metadata_text + b"}", metadata_text
+
+
+def _to_text(value: dict[str, Any]) -> bytes:
+    text = _TO_JSON(value)
     try:
         return text.encode()
     except UnicodeEncodeError:  # a lone surrogate: written as an escape, so that it can be judged, and named
-        return json.dumps(given).encode()
+        return json.dumps(value).encode()
 
 
 def _refused(reason: Reason, errors: list[FieldError]) -> ValidationError:

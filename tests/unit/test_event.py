@@ -105,7 +105,7 @@ def test_json_is_compact_and_exact() -> None:
     shown = f"{moment.astimezone(UTC):%Y-%m-%dT%H:%M:%S}.000120Z"
     assert event.to_json().decode() == (
         f'{{"id":"{USER}","user_id":"{USER}","organization_id":"{ORGANIZATION}","created_at":"{shown}",'
-        '"input_tokens":7,"model":"é","request_metadata":{"a":[1]},"estimated_cost_usd":"0.10"}'
+        '"input_tokens":7,"model":"é","estimated_cost_usd":"0.10","request_metadata":{"a":[1]}}'
     )
 
 
