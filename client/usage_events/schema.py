@@ -1,4 +1,4 @@
-"""The contract as JSON Schema (2020-12), for every language; made from the models that the worker judges by.
+"""The contract for every language, made from the models that the worker judges by: JSON Schema (2020-12) and AsyncAPI.
 
 `python -m usage_events.schema` prints the documents, with a folder as its argument it writes them there.
 
@@ -10,10 +10,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from usage_events import asyncapi
 from usage_events.cloudevents import CLOUD_EVENT
 from usage_events.contract import COST_MICRO_USD_LIMIT, METADATA_DEPTH_MAX, WIRE_EVENT
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
+EVENT_SCHEMA = "usage-event.schema.json"
+CLOUD_EVENT_SCHEMA = "usage-cloudevent.schema.json"
+ASYNCAPI = "asyncapi.json"
 _TOKEN_FIELDS = ("input_tokens", "output_tokens", "tokens_used")
 _TEXT_FIELDS = ("endpoint", "model", "request_type")
 _NO_NUL = r"^[^\u0000]*$"
@@ -33,12 +37,9 @@ def documents() -> dict[str, dict[str, Any]]:
     definitions = envelope["$defs"]
     _complete_fields(definitions["EventData"])
     _complete_envelope(envelope)
-    return {
-        "usage-event.schema.json": _document(event, "usage-event.schema.json", _metadata_levels()),
-        "usage-cloudevent.schema.json": _document(
-            envelope, "usage-cloudevent.schema.json", definitions | _metadata_levels()
-        ),
-    }
+    native = _document(event, EVENT_SCHEMA, _metadata_levels())
+    cloud = _document(envelope, CLOUD_EVENT_SCHEMA, definitions | _metadata_levels())
+    return {EVENT_SCHEMA: native, CLOUD_EVENT_SCHEMA: cloud, ASYNCAPI: asyncapi.document(native, cloud)}
 
 
 def text_of(document: dict[str, Any]) -> str:

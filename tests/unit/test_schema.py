@@ -1,4 +1,4 @@
-"""The published JSON Schema: current, valid, and never stricter than the worker."""
+"""The published contract: current, valid, and its JSON Schema never stricter than the worker."""
 
 import json
 from collections.abc import Iterator
@@ -47,7 +47,7 @@ def test_published_file_is_current(name: str) -> None:
     assert (FOLDER / name).read_text(encoding="utf-8") == schema.text_of(DOCUMENTS[name])
 
 
-@pytest.mark.parametrize("name", DOCUMENTS)
+@pytest.mark.parametrize("name", [schema.EVENT_SCHEMA, schema.CLOUD_EVENT_SCHEMA])
 def test_document_is_a_schema(name: str) -> None:
     """The document is valid by the meta-schema that it names."""
     assert DOCUMENTS[name]["$schema"] == Draft202012Validator.META_SCHEMA["$id"]
