@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from contextlib import aclosing
 
 from usage_events.contract import CONTENT_TYPE_JSON, MESSAGE_BYTES_MAX
-from usage_events.publisher import Confirmation, UsagePublisher
+from usage_events.direct import Confirmation
+from usage_events.publisher import UsagePublisher
 from usage_events.rules import Window
 
 from worker.decode import decode

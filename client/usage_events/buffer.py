@@ -51,6 +51,13 @@ class Buffer(Protocol):
     def bytes(self) -> int:
         """The length of what waits."""
 
+    @property
+    def youngest_key(self) -> int:
+        """The key of the event that was put in last; less than every key where there was none."""
+
+    def is_pending(self, key: int) -> bool:
+        """Whether an event up to this key waits, or is on its way in another process."""
+
     def put(self, entry: Entry) -> None:
         """Keeps a new event, the youngest.
 
@@ -71,7 +78,7 @@ class Buffer(Protocol):
         """These are not known to be held by RabbitMQ: they wait again, in their old places."""
 
     def close(self) -> None:
-        """Nothing is put in or leased any more."""
+        """Nothing is put in or leased any more. Closed again, it stays closed."""
 
 
 class MemoryBuffer:
@@ -112,6 +119,16 @@ class MemoryBuffer:
     def events(self) -> int:
         """Events that wait."""
         return len(self._fresh) + len(self._given_back)
+
+    @property
+    def youngest_key(self) -> int:
+        """The key of the event that was put in last; -1 where there was none."""
+        return self._next_key - 1
+
+    def is_pending(self, key: int) -> bool:
+        """Whether an event up to this key waits."""
+        oldest = self._given_back or self._fresh
+        return bool(oldest) and oldest[0][0] <= key
 
     def put(self, entry: Entry) -> None:
         """Keeps a new event, the youngest.

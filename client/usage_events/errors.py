@@ -9,7 +9,7 @@ class UsageEventsError(Exception):
 
 
 class EventTooLargeError(UsageEventsError, ValueError):
-    """One event alone is larger than a message may be; nothing of its `send` has been sent."""
+    """One event alone is larger than a message may be: it can never be delivered."""
 
 
 class BufferFullError(UsageEventsError):
@@ -38,6 +38,14 @@ class ExchangeMissingError(RefusedError):
 
 class AccessRefusedError(RefusedError):
     """The user may not connect, or may not write to the exchange."""
+
+
+class MessageTooLargeError(RefusedError):
+    """RabbitMQ is set to take smaller messages only, up to `bytes_max`; one with several events is split."""
+
+    def __init__(self, message: str, bytes_max: int) -> None:
+        super().__init__(message)
+        self.bytes_max = bytes_max
 
 
 class UnroutableError(RefusedError):

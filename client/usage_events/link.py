@@ -1,12 +1,13 @@
 """The link to RabbitMQ: one connection with one confirming channel. aio-pika ends here, its errors too.
 
-A link that is lost stays lost: `publisher.py` opens another.
+A link that is lost stays lost: `courier.py` opens another.
 """
 
 import asyncio
 import logging
+import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 from urllib.parse import urlsplit
 
 from usage_events.contract import CONTENT_TYPE_JSON
@@ -14,6 +15,7 @@ from usage_events.errors import (
     AccessRefusedError,
     BrokerUnavailableError,
     ExchangeMissingError,
+    MessageTooLargeError,
     RefusedError,
     UnroutableError,
     UsageEventsError,
@@ -28,6 +30,10 @@ HEARTBEAT_SECONDS = 15
 OPEN_TIMEOUT_SECONDS = 10
 CLOSE_TIMEOUT_SECONDS = 5
 SHORT_STRING_BYTES_MAX = 255  # AMQP writes a name's length in one byte
+
+_ORGANIZATION_BYTES = len(".01234567-89ab-cdef-0123-456789abcdef")
+# RabbitMQ's words, from 3.10 to 4.3.
+_SIZE_LIMIT = re.compile(r"message size \d+ is larger than configured max size (\d+)")
 
 _logger = logging.getLogger(__name__)
 
@@ -44,6 +50,7 @@ class Target:
     exchange: str
     routing_key: str
     app_id: str | None
+    by_organization: bool = False  # then routing keys go on with a dot and a UUID
 
     def __post_init__(self) -> None:
         try:
@@ -57,6 +64,8 @@ class Target:
             raise ValueError("exchange is empty; name one, such as 'usage'")
         for name in ("exchange", "routing_key", "app_id"):
             size = len((getattr(self, name) or "").encode())
+            if name == "routing_key" and self.by_organization:
+                size += _ORGANIZATION_BYTES
             if size > SHORT_STRING_BYTES_MAX:
                 raise ValueError(f"{name} is {size} bytes long; the limit is {SHORT_STRING_BYTES_MAX}")
 
@@ -116,11 +125,12 @@ class Link:
         """Nothing can be published any more."""
         return self._channel.is_closed
 
-    async def publish(self, body: bytes) -> None:
+    async def publish(self, body: bytes, routing_key: str) -> None:
         """Returns when a queue holds the message for good.
 
         Raises:
             BrokerUnavailableError: it is not known to be held; publish it again.
+            MessageTooLargeError: the broker is set to take smaller messages only.
             RefusedError: it came back, or the exchange is not there or may not be written to.
         """
         import aio_pika
@@ -140,7 +150,7 @@ class Link:
                 await self._channel.basic_publish(
                     body,
                     exchange=self._target.exchange,
-                    routing_key=self._target.routing_key,
+                    routing_key=routing_key,
                     properties=message.properties,
                     mandatory=True,
                     wait=False,  # the confirmation is waited for, not the socket: many are under way at once
@@ -148,16 +158,16 @@ class Link:
         except BaseException as error:
             was_woken = isinstance(error, (TimeoutError, ChannelInvalidStateError))
             cause = self._loss if was_woken and self._loss is not None else error
-            translated = _translate(cause, self._target, lost=self.is_lost)
+            translated = _translate(cause, self._target, lost=self.is_lost, sent=_Sent(len(body), routing_key))
             if translated is None:
                 raise
             raise translated from error
         finally:
             self._waiting.discard(until_lost)
 
-    async def close(self) -> None:
+    async def close(self, timeout_seconds: float = CLOSE_TIMEOUT_SECONDS) -> None:
         """Ends the connection; what is not confirmed by now is not known to be held."""
-        await _close(self._connection)
+        await _close(self._connection, timeout_seconds)
 
     def _release_waiting(self, closing: "asyncio.Future[None]") -> None:
         """Wakes what waits to be written: aiormq rejects only what waits for its confirmation."""
@@ -168,21 +178,30 @@ class Link:
             waiting.reschedule(now)
 
 
-async def _close(connection: "AbstractConnection") -> None:
+async def _close(connection: "AbstractConnection", timeout_seconds: float = CLOSE_TIMEOUT_SECONDS) -> None:
     try:
-        async with asyncio.timeout(CLOSE_TIMEOUT_SECONDS):
+        async with asyncio.timeout(timeout_seconds):
             await connection.close()
     except TimeoutError:
-        _logger.warning("RabbitMQ did not answer the end of the connection within %s s", CLOSE_TIMEOUT_SECONDS)
+        _logger.warning("RabbitMQ did not answer the end of the connection within %s s", timeout_seconds)
 
 
-def _translate(error: BaseException, target: Target, *, lost: bool) -> UsageEventsError | None:
+class _Sent(NamedTuple):
+    """What an error says of the message that it is about."""
+
+    size_bytes: int
+    routing_key: str
+
+
+def _translate(
+    error: BaseException, target: Target, *, lost: bool, sent: _Sent | None = None
+) -> UsageEventsError | None:
     """The project's error for what aio-pika raised; `None` for what is not the broker's doing."""
     from aio_pika.exceptions import DeliveryError
 
     if isinstance(error, asyncio.CancelledError) and _is_own_cancellation():
         return None
-    refused = _refusal(error, target)
+    refused = _too_large(error, target, sent) or _refusal(error, target, sent)
     if refused is not None:
         return refused
     if isinstance(error, DeliveryError):
@@ -195,15 +214,32 @@ def _translate(error: BaseException, target: Target, *, lost: bool) -> UsageEven
     return None
 
 
-def _refusal(error: BaseException, target: Target) -> RefusedError | None:
+def _too_large(error: BaseException, target: Target, sent: _Sent | None) -> UsageEventsError | None:
+    """The broker closes the channel for one message that is too large; the others on it have only to go again."""
+    from aio_pika.exceptions import ChannelPreconditionFailed
+
+    found = _SIZE_LIMIT.search(str(error)) if isinstance(error, ChannelPreconditionFailed) else None
+    if found is None or sent is None:
+        return None
+    limit = int(found[1])
+    if sent.size_bytes <= limit:
+        return BrokerUnavailableError(f"RabbitMQ at {target.broker} closed the channel for another message: {error}")
+    return MessageTooLargeError(
+        f"RabbitMQ at {target.broker} takes messages of at most {limit:,} bytes, and this one has"
+        f" {sent.size_bytes:,}; raise its max_message_size",
+        limit,
+    )
+
+
+def _refusal(error: BaseException, target: Target, sent: _Sent | None) -> RefusedError | None:
     from aio_pika import exceptions
     from aiormq.exceptions import ChannelAccessRefused
 
     where = f"exchange {target.exchange!r} at {target.broker}"
     match error:
-        case exceptions.PublishError():
+        case exceptions.PublishError() if sent is not None:
             return UnroutableError(
-                f"{where}: no queue is bound that takes {target.routing_key!r}, so the message came back;"
+                f"{where}: no queue is bound that takes {sent.routing_key!r}, so the message came back;"
                 " start a worker or run `usage-worker check`"
             )
         case exceptions.ChannelNotFoundEntity():

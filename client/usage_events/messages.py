@@ -12,10 +12,15 @@ _COMMA_BYTES = 1
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """The body of one message, and how many events are in it."""
+    """The body of one message, and the events in it."""
 
     body: bytes
-    events_count: int
+    events: Sequence[bytes]
+
+    @property
+    def events_count(self) -> int:
+        """How many events it holds."""
+        return len(self.events)
 
 
 def pack(
@@ -31,10 +36,21 @@ def pack(
             raise EventTooLargeError(
                 f"event {index} is {len(event):,} bytes long; the limit is {bytes_max:,}: shorten its request_metadata"
             )
-    return [_message(group) for group in _groups(events, events_max, bytes_max)]
+    return [message_of(group) for group in groups(events, events_max, bytes_max)]
 
 
-def _groups(events: Sequence[bytes], events_max: int, bytes_max: int) -> Iterator[Sequence[bytes]]:
+def message_of(events: Sequence[bytes]) -> Message:
+    """One message of these events. One that goes alone needs no brackets: so it may be as long as a message."""
+    return Message(events[0] if len(events) == 1 else b"[" + b",".join(events) + b"]", events)
+
+
+def events_bytes_max(message_bytes_max: int, events_max: int) -> int:
+    """How long up to `events_max` events may be together, so that a message has room for what stands between them."""
+    return max(1, message_bytes_max - _BRACKETS_BYTES - _COMMA_BYTES * (events_max - 1))
+
+
+def groups(events: Sequence[bytes], events_max: int, bytes_max: int) -> Iterator[Sequence[bytes]]:
+    """Runs of events, each for one message; an event that is too large for any is a run by itself."""
     start = 0
     size_bytes = _BRACKETS_BYTES
     for index, event in enumerate(events):
@@ -44,9 +60,3 @@ def _groups(events: Sequence[bytes], events_max: int, bytes_max: int) -> Iterato
         size_bytes += len(event) + _COMMA_BYTES
     if start < len(events):
         yield events[start:]
-
-
-def _message(group: Sequence[bytes]) -> Message:
-    # An event that goes alone needs no brackets: so it may be as long as a message.
-    body = group[0] if len(group) == 1 else b"[" + b",".join(group) + b"]"
-    return Message(body, len(group))

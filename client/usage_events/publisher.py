@@ -3,80 +3,116 @@
 import asyncio
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from types import TracebackType
-from typing import Self, TypeAlias
+from typing import Self
 
-from usage_events import backoff
-from usage_events.errors import BrokerUnavailableError, UnroutableError
-from usage_events.in_flight import InFlightWindow
-from usage_events.link import Link, Target
-from usage_events.messages import Message, pack
+from usage_events.books import Books
+from usage_events.buffer import Buffer, Entry, MemoryBuffer, WhenFull
+from usage_events.complaints import Complaints, OnError
+from usage_events.courier import Courier
+from usage_events.direct import Confirmation, DirectSender
+from usage_events.errors import UnconfirmedError
+from usage_events.event import UsageEvent
+from usage_events.in_flight import Deliveries, InFlightWindow
+from usage_events.link import CLOSE_TIMEOUT_SECONDS, Target
+from usage_events.sender import Packing, Sender
 
 DEFAULT_EXCHANGE = "usage"
 DEFAULT_ROUTING_KEY = "usage.recorded"
+DEFAULT_BUFFER_EVENTS_MAX = 100_000
+DEFAULT_BUFFER_BYTES_MAX = 64 * 1024 * 1024
+DEFAULT_EVENTS_PER_MESSAGE_MAX = 100
+DEFAULT_LINGER_SECONDS = 0.05
 DEFAULT_IN_FLIGHT_MAX = 64  # more is slower: aiormq looks at all of them for each confirmation
 DEFAULT_IN_FLIGHT_BYTES_MAX = 16 * 1024 * 1024
-
-# Done when every message of one `send` is confirmed; it holds nothing but that, or the error.
-Confirmation: TypeAlias = "asyncio.Future[list[None]]"
+ABORT_TIMEOUT_SECONDS = 0.5  # for the end of the connection, where nothing else is waited for
 
 _logger = logging.getLogger(__name__)
 
 
-@dataclass(slots=True)
-class Books:
-    """Events by what became of them; `confirmed_messages` carried the confirmed ones."""
-
-    recorded: int = 0
-    confirmed: int = 0
-    returned: int = 0
-    confirmed_messages: int = 0
-
-    @property
-    def open(self) -> int:
-        """Events neither confirmed nor returned: under way, or given up with an error that the caller has seen."""
-        return self.recorded - self.confirmed - self.returned
-
-
 class UsagePublisher:
-    """Publishes encoded events with many messages in flight, each until RabbitMQ has confirmed it.
+    """Sends recorded events in the background, many messages at once, each until RabbitMQ has confirmed it.
 
-    A lost connection or a refusal for lack of room is tried again for as long as it takes: the event's id makes the
-    second copy the same event. It belongs to one event loop; its connection is its own.
+    A lost connection, a refusal for lack of room, and one that somebody can mend (no queue is bound, no exchange, no
+    permission) are tried again for as long as it takes: the event's id makes a second copy the same event. It belongs
+    to one event loop and its thread; its connection is its own.
 
         async with UsagePublisher("amqp://localhost/", app_id="chat") as publisher:
-            confirmed = await publisher.send([event])
-            await confirmed
+            publisher.record(event)
+
+    Args:
+        amqp_url: the broker, with user, password and vhost.
+        app_id: the service's name, on every message: what is stored or refused can be counted by it.
+        exchange: where to; it must exist.
+        routing_key: of every message.
+        partition_by_organization: a message holds one organization's events, and its routing key ends with
+            the organization's id: `usage.recorded.<organization_id>`.
+        when_full: what `record` does while as much waits as the buffer holds: `raise`, or `drop_oldest`.
+        buffer_events_max: how many events may wait.
+        buffer_bytes_max: how long they may be together; what is in flight comes on top.
+        events_per_message_max: events sent together; a message is also full at 1 MiB.
+        linger_seconds: how long an event waits for others before a message goes that is not full.
+        in_flight_max: messages that are sent and not yet confirmed.
+        in_flight_bytes_max: how long they may be together.
+        on_error: hears, once for each message, what RabbitMQ has refused, with its events' JSON. After an
+            `EventTooLargeError` they are given up; after any other error they are tried again.
     """
 
     def __init__(  # noqa: PLR0913 - each is the caller's own choice, and all but the first are named
         self,
         amqp_url: str,
         *,
+        app_id: str | None = None,
         exchange: str = DEFAULT_EXCHANGE,
         routing_key: str = DEFAULT_ROUTING_KEY,
-        app_id: str | None = None,
+        partition_by_organization: bool = False,
+        when_full: WhenFull = "raise",
+        buffer_events_max: int = DEFAULT_BUFFER_EVENTS_MAX,
+        buffer_bytes_max: int = DEFAULT_BUFFER_BYTES_MAX,
+        events_per_message_max: int = DEFAULT_EVENTS_PER_MESSAGE_MAX,
+        linger_seconds: float = DEFAULT_LINGER_SECONDS,
         in_flight_max: int = DEFAULT_IN_FLIGHT_MAX,
         in_flight_bytes_max: int = DEFAULT_IN_FLIGHT_BYTES_MAX,
+        on_error: OnError | None = None,
     ) -> None:
-        """Nothing is connected yet: the first `send` does it, or `connect`.
+        """Nothing is connected yet: the first event does it, or `connect`.
 
         Raises:
             ValueError: an argument that no broker can take, with its limit.
         """
-        self.books = Books()
-        self._target = Target(amqp_url, exchange, routing_key, app_id)
-        self._window = InFlightWindow(messages_max=in_flight_max, bytes_max=in_flight_bytes_max)
-        self._link: Link | None = None
-        self._linking = asyncio.Lock()
-        self._deliveries: set[asyncio.Task[None]] = set()
+        self._target = Target(amqp_url, exchange, routing_key, app_id, by_organization=partition_by_organization)
+        self._courier = Courier(self._target)
+        self._complaints = Complaints(on_error)
+        self._books = Books()
+        self._buffer: Buffer = MemoryBuffer(
+            events_max=buffer_events_max, bytes_max=buffer_bytes_max, when_full=when_full, on_dropped=self._note_dropped
+        )
+        self._deliveries = Deliveries(InFlightWindow(messages_max=in_flight_max, bytes_max=in_flight_bytes_max))
+        self._sender = Sender(
+            buffer=self._buffer,
+            courier=self._courier,
+            deliveries=self._deliveries,
+            books=self._books,
+            packing=Packing(routing_key, partition_by_organization, events_per_message_max, linger_seconds),
+            complaints=self._complaints,
+        )
+        self._direct = DirectSender(
+            courier=self._courier, deliveries=self._deliveries, books=self._books, routing_key=routing_key
+        )
+        self._sending: asyncio.Task[None] | None = None
         self._closed = False
+        self._ended = False
+
+    @property
+    def books(self) -> Books:
+        """What became of the events so far."""
+        self._books.buffered = self._buffer.events + self._sender.events
+        return self._books
 
     @property
     def in_flight(self) -> int:
         """Messages that are sent and not yet confirmed."""
-        return self._window.messages
+        return self._deliveries.messages
 
     async def connect(self) -> None:
         """Connects now, and tries only once, for those who want to know before they begin.
@@ -85,44 +121,94 @@ class UsagePublisher:
             BrokerUnavailableError: RabbitMQ cannot be reached.
             RefusedError: the user is refused, or the exchange does not exist.
         """
-        async with self._linking:
-            await self._open_link()
+        await self._courier.connect()
+
+    async def start(self) -> None:
+        """Begins to send what is recorded. The broker need not be there yet.
+
+        Raises:
+            RuntimeError: the publisher is closed.
+        """
+        self._refuse_if_closed()
+        self._begin_sending()
+
+    def record(self, event: UsageEvent) -> None:
+        """Takes an event, and sends it in the background. Never waits.
+
+        Raises:
+            BufferFullError: there is no room, and `when_full` is `raise`: the event has not been taken.
+            RuntimeError: the publisher is closed.
+        """
+        self._refuse_if_closed()
+        self._buffer.put(Entry(event.to_json(), event.organization_id))
+        self._books.recorded += 1
+        self._sender.notify()
+
+    async def flush(self, timeout_seconds: float | None = None) -> None:
+        """Returns when all that is recorded by now is confirmed, or given up with an error that `on_error` heard.
+
+        Raises:
+            UnconfirmedError: that takes longer than `timeout_seconds`; sending goes on.
+            RuntimeError: the publisher is closed.
+        """
+        self._refuse_if_closed()
+        self._begin_sending()
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                await self._sender.drain()
+        except TimeoutError:
+            raise self._unconfirmed(timeout_seconds, "they are tried again") from None
 
     async def send(self, events: Sequence[bytes]) -> Confirmation:
-        """Puts events on their way, in as few messages as hold them, once there is room in the window.
+        """For events that are encoded already: puts them on their way past the buffer, once there is room in flight.
 
-        Each event is one JSON object, encoded; its bytes are sent as they are. Messages may overtake each other. The
-        result is done when every message is confirmed; it raises `RefusedError` for one that came back or that nobody
-        may or can take. To give up waiting for it does not stop the delivery.
+        Each is one JSON object; its bytes are sent as they are, in as few messages as hold them, all with the plain
+        routing key. Messages may overtake each other. The result is done when every message is confirmed; it raises
+        `RefusedError` for one that came back or that nobody may or can take, and that is not tried again. To give up
+        waiting for it does not stop the delivery.
 
         Raises:
             EventTooLargeError: an event alone is larger than a message; none has been sent.
             RuntimeError: the publisher is closed.
         """
-        deliveries = [await self._start(message) for message in pack(events)]
-        return asyncio.shield(asyncio.gather(*deliveries))
+        return await self._direct.send(events, self._refuse_if_closed)
 
-    async def close(self) -> None:
-        """Waits until what is in flight is confirmed or refused, for as long as it takes, then disconnects."""
+    async def close(self, timeout_seconds: float | None = None) -> None:
+        """Takes no more events, waits until all that it has is confirmed or given up, and disconnects.
+
+        Raises:
+            UnconfirmedError: that takes longer than `timeout_seconds`; what is left may or may not have arrived.
+        """
         self._closed = True
         try:
-            while self._deliveries:
-                await asyncio.wait(self._deliveries)
+            async with asyncio.timeout(timeout_seconds) as deadline:
+                if self._buffer.events and not self._ended:
+                    self._begin_sending()
+                await self._sender.drain()
+                await self._deliveries.wait()
+        except TimeoutError:
+            raise self._unconfirmed(timeout_seconds, "they may or may not have arrived") from None
+        else:
+            await self._courier.close(_left_seconds(deadline.when()))
         finally:
             await self.abort()
 
     async def abort(self) -> None:
-        """Disconnects at once; what is in flight may or may not have arrived, and its results are cancelled."""
+        """Disconnects at once; what is in flight may or may not have arrived, and results of `send` are cancelled."""
         self._closed = True
-        deliveries = list(self._deliveries)
-        for delivery in deliveries:
-            delivery.cancel()
-        await asyncio.gather(*deliveries, return_exceptions=True)
-        if self._link is not None:
-            await self._link.close()
-            self._link = None
+        if self._sending is not None:
+            self._sending.cancel()
+            await asyncio.gather(self._sending, return_exceptions=True)
+        await self._deliveries.cancel()
+        if not self._ended:
+            self._ended = True
+            self._sender.give_back()
+            _logger.info("usage events at the end: %s", self.books)
+            self._buffer.close()
+        await self._courier.close(ABORT_TIMEOUT_SECONDS)
 
     async def __aenter__(self) -> Self:
+        await self.start()
         return self
 
     async def __aexit__(
@@ -133,57 +219,27 @@ class UsagePublisher:
         else:
             await self.abort()
 
-    async def _start(self, message: Message) -> "asyncio.Task[None]":
-        size_bytes = len(message.body)
-        await self._window.enter(size_bytes)
+    def _refuse_if_closed(self) -> None:
         if self._closed:
-            self._window.leave(size_bytes)
             raise RuntimeError("the publisher is closed; make another")
-        self.books.recorded += message.events_count
-        delivery = asyncio.create_task(self._deliver(message))
-        self._deliveries.add(delivery)
 
-        def ended(delivery: "asyncio.Task[None]") -> None:
-            self._deliveries.discard(delivery)
-            self._window.leave(size_bytes)
+    def _begin_sending(self) -> None:
+        if self._sending is None:
+            self._sending = asyncio.create_task(self._sender.run(), name="usage_events sender")
 
-        delivery.add_done_callback(ended)
-        return delivery
+    def _note_dropped(self, count: int) -> None:
+        self._books.dropped += count
+        self._complaints.dropped(count)
 
-    async def _deliver(self, message: Message) -> None:
-        for delay_seconds in backoff.delays():
-            try:
-                link = await self._live_link()
-                await link.publish(message.body)
-            except BrokerUnavailableError as error:
-                _logger.debug("a message of %d events goes again: %s", message.events_count, error)
-                await asyncio.sleep(delay_seconds)
-            except UnroutableError:
-                self.books.returned += message.events_count
-                raise
-            else:
-                self.books.confirmed += message.events_count
-                self.books.confirmed_messages += 1
-                return
+    def _unconfirmed(self, timeout_seconds: float | None, fate: str) -> UnconfirmedError:
+        count = self.books.open
+        why = self._courier.trouble or f"RabbitMQ at {self._target.broker} has not answered"
+        return UnconfirmedError(f"events not confirmed after {timeout_seconds} s: {count:,}; {fate}. {why}", count)
 
-    async def _live_link(self) -> Link:
-        """The link, opened anew where it is lost; one delivery tries, and the others wait for it."""
-        if self._link is not None and not self._link.is_lost:
-            return self._link
-        async with self._linking:
-            for delay_seconds in backoff.delays():
-                try:
-                    return await self._open_link()
-                except BrokerUnavailableError as error:
-                    _logger.warning("%s; trying again in %.1f s", error, delay_seconds)
-                    await asyncio.sleep(delay_seconds)
-        raise AssertionError("delays have no end")
 
-    async def _open_link(self) -> Link:
-        if self._link is not None:
-            if not self._link.is_lost:
-                return self._link
-            lost, self._link = self._link, None
-            await lost.close()
-        self._link = await Link.open(self._target)
-        return self._link
+def _left_seconds(deadline: float | None) -> float:
+    """For the end of the connection, when all is confirmed."""
+    if deadline is None:
+        return CLOSE_TIMEOUT_SECONDS
+    left = deadline - asyncio.get_running_loop().time()
+    return min(max(left, ABORT_TIMEOUT_SECONDS), CLOSE_TIMEOUT_SECONDS)

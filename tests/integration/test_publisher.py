@@ -9,13 +9,14 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import pytest
+from usage_events.books import Books
 from usage_events.errors import (
     AccessRefusedError,
     BrokerUnavailableError,
     ExchangeMissingError,
     UnroutableError,
 )
-from usage_events.publisher import Books, UsagePublisher
+from usage_events.publisher import UsagePublisher
 from usage_queue import declare, open_channel, receive, receive_until
 
 from worker.demo.rabbitmq_server import RabbitServer
@@ -202,7 +203,7 @@ async def test_an_unroutable_message_is_an_error(amqp_url: str, names: Any) -> N
                 await lost
             await declare(channel, names.exchange, names.queue)
             await (await publisher.send(numbered(2)))
-        assert publisher.books == Books(recorded=5, confirmed=2, returned=3, confirmed_messages=1)
+        assert publisher.books == Books(recorded=5, confirmed=2, returned=3, given_up=3, confirmed_messages=1)
     assert str(raised.value) == (
         f"exchange {names.exchange!r} at {publisher._target.broker}: no queue is bound that takes 'usage.recorded', so"
         " the message came back; start a worker or run `usage-worker check`"
@@ -234,7 +235,7 @@ async def test_an_exchange_that_vanishes_is_an_error_until_it_is_back(amqp_url: 
             assert {type(result) for result in results} == {ExchangeMissingError}
             await declare(channel, names.exchange, names.queue)
             await (await publisher.send([b"{}"]))
-        assert publisher.books == Books(recorded=52, confirmed=2, confirmed_messages=2)
+        assert publisher.books == Books(recorded=52, confirmed=2, refused=50, given_up=50, confirmed_messages=2)
 
 
 async def test_an_exchange_that_may_not_be_written_to_is_an_error(amqp_url: str, names: Any) -> None:

@@ -187,6 +187,10 @@ class BufferMachine(RuleBasedStateMachine):
         """Every recorded event waits, is on its way, is settled once, or was dropped; the bounds hold."""
         assert self.buffer.events == len(self.waiting)
         assert self.buffer.bytes == sum(size for _, size in self.waiting)
+        assert self.buffer.is_pending(self.buffer.youngest_key) == bool(self.waiting)
+        if self.waiting:  # keys are the numbers here
+            assert self.buffer.is_pending(self.waiting[0][0])
+            assert not self.buffer.is_pending(self.waiting[0][0] - 1)
         leased = sum(len(lease.keys) for lease in self.leases)
         assert self.recorded == len(self.waiting) + leased + len(set(self.settled)) + self.dropped
         assert len(set(self.settled)) == len(self.settled)

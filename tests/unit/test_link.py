@@ -39,7 +39,7 @@ class FakeChannel:
 async def begin(channel: FakeChannel) -> "asyncio.Task[None]":
     """A message on its way."""
     link = Link(TARGET, cast("Any", None), cast("Any", channel))
-    publishing = asyncio.create_task(link.publish(b"{}"))
+    publishing = asyncio.create_task(link.publish(b"{}", "usage.recorded"))
     await channel.began.wait()
     return publishing
 

@@ -14,7 +14,8 @@ from worker.errors import ConfigurationError, SystemUnavailableError, UsageWorke
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from usage_events.publisher import Books, UsagePublisher
+    from usage_events.books import Books
+    from usage_events.publisher import UsagePublisher
 
     from worker.publishing import LinePublisher
     from worker.settings import Settings
@@ -60,7 +61,7 @@ class Counts:
     def take(self, books: "Books") -> None:
         """The publisher's part of it."""
         self.confirmed, self.messages, self.returned = books.confirmed, books.confirmed_messages, books.returned
-        self.unconfirmed = books.open
+        self.unconfirmed = books.recorded - books.confirmed - books.returned
 
     def text(self) -> str:
         """The counts for a reader; what is zero and nobody's worry is left out."""

@@ -1,0 +1,86 @@
+"""Carries messages to RabbitMQ over a link that is opened anew where it is lost."""
+
+import asyncio
+import logging
+
+from usage_events import backoff
+from usage_events.contract import MESSAGE_BYTES_MAX
+from usage_events.errors import BrokerUnavailableError, MessageTooLargeError, UsageEventsError
+from usage_events.link import Link, Target
+
+_logger = logging.getLogger(__name__)
+
+
+class Courier:
+    """Delivers each message until it is confirmed or refused; any number at once."""
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self.bytes_max = MESSAGE_BYTES_MAX  # of a message; less where the broker has said so
+        self.trouble: UsageEventsError | None = None  # what stands between this and the broker now
+        self._link: Link | None = None
+        self._linking = asyncio.Lock()
+
+    async def connect(self) -> None:
+        """Connects now, and tries only once.
+
+        Raises:
+            BrokerUnavailableError: RabbitMQ cannot be reached.
+            RefusedError: the user is refused, or the exchange does not exist.
+        """
+        async with self._linking:
+            await self._open_link()
+
+    async def deliver(self, body: bytes, routing_key: str) -> None:
+        """Returns when a queue holds the message for good, for as long as that takes.
+
+        Raises:
+            MessageTooLargeError: the broker takes only smaller ones; `bytes_max` knows by now.
+            RefusedError: it came back, or the exchange is not there or may not be written to.
+        """
+        for delay_seconds in backoff.delays():
+            try:
+                link = await self._live_link()
+                await link.publish(body, routing_key)
+            except BrokerUnavailableError as error:
+                self.trouble = error
+                _logger.debug("a message of %d bytes goes again: %s", len(body), error)
+                await asyncio.sleep(delay_seconds)
+            except MessageTooLargeError as error:
+                self.bytes_max = min(self.bytes_max, error.bytes_max)
+                raise
+            except UsageEventsError as error:
+                self.trouble = error
+                raise
+            else:
+                self.trouble = None
+                return
+
+    async def close(self, timeout_seconds: float) -> None:
+        """Disconnects; a broker that does not answer is waited for no longer than this."""
+        if self._link is not None:
+            link, self._link = self._link, None
+            await link.close(timeout_seconds)
+
+    async def _live_link(self) -> Link:
+        """The link, opened anew where it is lost; one delivery tries, and the others wait for it."""
+        if self._link is not None and not self._link.is_lost:
+            return self._link
+        async with self._linking:
+            for delay_seconds in backoff.delays():
+                try:
+                    return await self._open_link()
+                except BrokerUnavailableError as error:
+                    self.trouble = error
+                    _logger.warning("%s; trying again in %.1f s", error, delay_seconds)
+                    await asyncio.sleep(delay_seconds)
+        raise AssertionError("delays have no end")
+
+    async def _open_link(self) -> Link:
+        if self._link is not None:
+            if not self._link.is_lost:
+                return self._link
+            lost, self._link = self._link, None
+            await lost.close()
+        self._link = await Link.open(self.target)
+        return self._link
