@@ -50,3 +50,11 @@ class MessageTooLargeError(RefusedError):
 
 class UnroutableError(RefusedError):
     """The exchange exists, but no queue is bound that takes the routing key: the message came back."""
+
+
+class ProviderUsageError(UsageEventsError, ValueError):
+    """A provider's answer cannot be made into an event: what is wrong with it, and what to do."""
+
+
+class UsageMissingError(ProviderUsageError):
+    """A provider's answer does not say what the call used: what to ask the provider for, or what to give."""
