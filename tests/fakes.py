@@ -198,7 +198,7 @@ class MemorySource:
             delivery = Delivery(
                 self._tag, self.generation, message.body, PlainProperties(), message.delivery_count, queue=self.queue
             )
-            self._receiver.receive(delivery)
+            self._receiver.receive([delivery])
         self.signal.notify()
 
 

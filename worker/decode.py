@@ -1,41 +1,36 @@
 """Decode: one message becomes events and rejects. Pure; nothing is logged, counted or sent from here.
 
-The fast path lets pydantic's core validate the whole message at once. Whatever it does not take is judged element by
-element, with care, by the producers' own rules (`usage_events.judge`), so both paths know one contract.
+The fast path takes the whole message at once. Whatever it does not take is judged element by element, with care, by the
+producers' own rules (`usage_events.judge`), so there is one contract.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from enum import Enum
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
-from pydantic import TypeAdapter, ValidationError
-from usage_events import cloudevents
 from usage_events.contract import (
     CONTENT_TYPE_CLOUDEVENT,
     CONTENT_TYPE_CLOUDEVENTS_BATCH,
     CONTENT_TYPE_JSON,
     MESSAGE_BYTES_MAX,
     MESSAGE_EVENTS_MAX,
-    WIRE_EVENT,
-    WIRE_EVENTS,
     Event,
     FieldError,
     Reason,
     Refusal,
-    WireEvent,
 )
 from usage_events.json_text import Kind, NotJsonError, outline
 from usage_events.judge import Form, judge
-from usage_events.rules import RuleError, Window, accept
+from usage_events.rules import Window
+
+from worker.fast_path import CLOUDEVENT, NATIVE, FastPath
 
 _ENCODINGS = ("", "utf-8", "identity")
 _CHARSETS = ("utf-8", "utf8")
-_ESCAPED_NUL = b"\\u0000"
 WHOLE_MESSAGE = -1
 _ONLY_PLACE = (0,)
-_NOT_FAST = (ValidationError, RuleError, msgspec.DecodeError)
 
 
 class Media(Enum):
@@ -62,39 +57,14 @@ class Decoded(NamedTuple):
     rejects: Sequence[Reject]
 
 
-class _Slice(msgspec.Struct):
-    """Cuts the text of the metadata out of a message that pydantic has validated."""
+class _Metadata(msgspec.Struct):
+    """Cuts the text of a native event's metadata out of it."""
 
     request_metadata: msgspec.Raw = msgspec.Raw()
 
 
-class _EnvelopeSlice(msgspec.Struct):
-    data: _Slice
-
-
-class _Path(NamedTuple):
-    """The tools for one form of event."""
-
-    form: Form
-    validate_one: Callable[[bytes], Any]
-    validate_many: Callable[[bytes], Any]
-    slice_one: Callable[[bytes], Any]
-    slice_many: Callable[[bytes], Any]
-
-
-def _path(form: Form, one: TypeAdapter[Any], many: TypeAdapter[Any], cut: Any) -> _Path:
-    return _Path(
-        form,
-        one.validator.validate_json,
-        many.validator.validate_json,
-        msgspec.json.Decoder(cut).decode,
-        msgspec.json.Decoder(list[cut]).decode,
-    )
-
-
-_NATIVE = _path(Form.NATIVE, WIRE_EVENT, WIRE_EVENTS, _Slice)
-_CLOUDEVENT = _path(Form.CLOUDEVENT, cloudevents.CLOUD_EVENT, cloudevents.CLOUD_EVENTS, _EnvelopeSlice)
-_ELEMENTS = msgspec.json.Decoder(list[msgspec.Raw])
+_metadata_of = msgspec.json.Decoder(_Metadata).decode
+_elements_of = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
 
 @lru_cache(maxsize=1024)
@@ -118,32 +88,20 @@ def media_of(content_type: str | None, content_encoding: str | None) -> Media | 
 def decode(body: bytes, content_type: str | None, content_encoding: str | None, window: Window) -> Decoded:
     """The events and rejects of one message. Never raises for what a producer can send."""
     media = media_of(content_type, content_encoding)
-    if media is Media.NATIVE and body[:1] == b"{" and len(body) <= MESSAGE_BYTES_MAX and _ESCAPED_NUL not in body:
-        # What most messages are, by the shortest way.
-        try:
-            fields = _NATIVE.validate_one(body)
-            event = accept(fields, bytes(_NATIVE.slice_one(body).request_metadata), window)
-            return Decoded((event,), _ONLY_PLACE, ())
-        except _NOT_FAST:
-            return _judge_one(body, _NATIVE, window)
     if media is None:
         given = f"content_type {content_type!r}, content_encoding {content_encoding!r}"
         wanted = ", ".join(known.value for known in Media)
         return _whole(body, Reason.UNSUPPORTED_CONTENT_TYPE, f"{given}: send {wanted} in UTF-8, without compression")
     if len(body) > MESSAGE_BYTES_MAX:
         return _whole(body, Reason.TOO_LARGE, f"{len(body)} bytes; the limit is {MESSAGE_BYTES_MAX}")
-    return _decode_as(media, body, window)
-
-
-def _decode_as(media: Media, body: bytes, window: Window) -> Decoded:
-    path = _NATIVE if media is Media.NATIVE else _CLOUDEVENT
-    is_array = body.lstrip(b" \t\r\n")[:1] == b"["
+    path = NATIVE if media is Media.NATIVE else CLOUDEVENT
+    is_array = body[:1] != b"{" and body.lstrip(b" \t\r\n")[:1] == b"["
     if is_array and media is not Media.CLOUDEVENT:
         return _decode_array(body, path, window)
     if media is Media.CLOUDEVENTS_BATCH or is_array:
         return _refuse_shape(body, "an array of events" if media is Media.CLOUDEVENTS_BATCH else "one event")
-    event = _accept_one(body, path, window)
-    return _judge_one(body, path, window) if event is None else Decoded((event,), _ONLY_PLACE, ())
+    event = path.one(body, window)
+    return _judge_one(body, path.form, window) if event is None else Decoded((event,), _ONLY_PLACE, ())
 
 
 def event_text(body: bytes, place: int) -> bytes:
@@ -153,44 +111,8 @@ def event_text(body: bytes, place: int) -> bytes:
     return _elements(body)[place]
 
 
-def _accept_one(body: bytes, path: _Path, window: Window) -> Event | None:
-    """The event, by the fast path; `None` where it has to be judged."""
-    if _ESCAPED_NUL in body:
-        return None
-    try:
-        fields = path.validate_one(body)
-        wire, metadata = _unwrap(path, fields, path.slice_one(body))
-        return accept(wire, metadata, window)
-    except _NOT_FAST:
-        return None
-
-
-def _accept_all(body: bytes, path: _Path, window: Window) -> list[Event] | None:
-    """All events of an array, by the fast path; `None` where they have to be taken one by one."""
-    if _ESCAPED_NUL in body:
-        return None
-    try:
-        many = path.validate_many(body)
-        slices = path.slice_many(body)
-        if not 0 < len(many) <= MESSAGE_EVENTS_MAX:
-            return None
-        return [accept(*_unwrap(path, fields, cut), window) for fields, cut in zip(many, slices, strict=True)]
-    except _NOT_FAST:
-        return None
-
-
-def _unwrap(path: _Path, fields: Any, cut: Any) -> tuple[WireEvent, bytes]:
-    """The event's fields and the text of its metadata, out of whichever envelope."""
-    if path is _NATIVE:
-        return fields, bytes(cut.request_metadata)
-    wrong = cloudevents.attribute_errors(fields)
-    if wrong:
-        raise wrong[0]
-    return cloudevents.to_wire(fields), bytes(cut.data.request_metadata)
-
-
-def _decode_array(body: bytes, path: _Path, window: Window) -> Decoded:
-    events = _accept_all(body, path, window)
+def _decode_array(body: bytes, path: FastPath, window: Window) -> Decoded:
+    events = path.all(body, window)
     if events is not None:
         return Decoded(events, range(len(events)), ())
     try:
@@ -206,9 +128,9 @@ def _decode_array(body: bytes, path: _Path, window: Window) -> Decoded:
     rejects: list[Reject] = []
     for index, element in enumerate(elements):
         # Where most of an array is wrong, to try the fast path first costs more than it saves.
-        verdict: Event | Refusal | None = _accept_one(element, path, window) if len(accepted) >= len(rejects) else None
+        verdict: Event | Refusal | None = path.one(element, window) if len(accepted) >= len(rejects) else None
         if verdict is None:
-            verdict = judge(element, path.form, window, _metadata_text(element, path))
+            verdict = judge(element, path.form, window, _metadata_text(element, path.form))
         if isinstance(verdict, Event):
             accepted.append(verdict)
             places.append(index)
@@ -217,8 +139,8 @@ def _decode_array(body: bytes, path: _Path, window: Window) -> Decoded:
     return Decoded(accepted, places, rejects)
 
 
-def _judge_one(body: bytes, path: _Path, window: Window) -> Decoded:
-    metadata_text = _metadata_text(body, path)
+def _judge_one(body: bytes, form: Form, window: Window) -> Decoded:
+    metadata_text = _metadata_text(body, form)
     if metadata_text is None:
         try:
             kind, _ = outline(body)
@@ -226,19 +148,19 @@ def _judge_one(body: bytes, path: _Path, window: Window) -> Decoded:
             return _whole(body, Reason.BAD_JSON, str(error))
         if kind is Kind.SCALAR:
             return _whole(body, Reason.INVALID, "must be an object or an array of objects")
-    verdict = judge(body, path.form, window, metadata_text)
+    verdict = judge(body, form, window, metadata_text)
     if isinstance(verdict, Event):
         return Decoded((verdict,), _ONLY_PLACE, ())
     return Decoded((), (), (Reject(0, body, verdict),))
 
 
-def _metadata_text(body: bytes, path: _Path) -> bytes | None:
+def _metadata_text(body: bytes, form: Form) -> bytes | None:
     """The text of a native event's metadata; `None` where only `outline`, slow and the authority, can tell."""
-    if path is not _NATIVE:
+    if form is not Form.NATIVE:
         return None
     try:
         body.decode()
-        return bytes(_NATIVE.slice_one(body).request_metadata)
+        return bytes(_metadata_of(body).request_metadata)
     except (UnicodeDecodeError, msgspec.DecodeError, RecursionError):
         return None
 
@@ -260,7 +182,7 @@ def _elements(body: bytes) -> Sequence[bytes]:
     """
     try:
         body.decode()
-        return tuple(bytes(raw) for raw in _ELEMENTS.decode(body))
+        return tuple(bytes(raw) for raw in _elements_of(body))
     except (UnicodeDecodeError, msgspec.DecodeError, RecursionError):
         return tuple(child.text for child in outline(body)[1])  # slow, and the authority
 

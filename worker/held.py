@@ -79,10 +79,10 @@ class Held:
         self._paused = False
         self.count_events(-self._events)
 
-    def take(self, delivery: Delivery) -> None:
-        """A delivery has arrived."""
-        self._ledger.delivered(delivery.tag)
-        self._body_bytes += len(delivery.body)
+    def take(self, deliveries: Sequence[Delivery]) -> None:
+        """Deliveries have arrived."""
+        self._ledger.delivered([delivery.tag for delivery in deliveries])
+        self._body_bytes += sum([len(delivery.body) for delivery in deliveries])
         if self._body_bytes > self._body_bytes_max and not self._paused:
             self._paused = True
             self._source.pause()

@@ -115,12 +115,12 @@ class Pipeline:
 
     # What the source calls.
 
-    def receive(self, delivery: Delivery) -> None:
-        """A delivery has arrived; called from within the broker's reader, so nothing is done with it here."""
-        if delivery.generation != self._held.generation:
-            return  # it was still on its way when its channel was lost: it comes again
-        self._held.take(delivery)
-        self._inbox.append(delivery)
+    def receive(self, deliveries: Sequence[Delivery]) -> None:
+        """Deliveries have arrived; called from within the broker's reader, so nothing is done with them here."""
+        if deliveries[0].generation != self._held.generation:
+            return  # they were still on their way when their channel was lost: they come again
+        self._held.take(deliveries)
+        self._inbox.extend(deliveries)
         self._wake.set()
 
     def held(self) -> int:
@@ -199,18 +199,21 @@ class Pipeline:
             max_ahead_seconds=self._options.max_ahead_seconds,
         )
         now = monotonic()
-        events = body_bytes = 0
-        while self._inbox and events < DECODED_AT_ONCE_MAX and body_bytes < DECODED_BYTES_AT_ONCE_MAX:
-            delivery = self._inbox.popleft()
-            entry = Entry(delivery, self._decoder(delivery, window))
+        messages = events = body_bytes = delivery_count_max = 0
+        inbox, decoder, batcher = self._inbox, self._decoder, self._batcher
+        while inbox and events < DECODED_AT_ONCE_MAX and body_bytes < DECODED_BYTES_AT_ONCE_MAX:
+            delivery = inbox.popleft()
+            entry = Entry(delivery, decoder(delivery, window))
+            messages += 1
             events += entry.events
             body_bytes += entry.body_bytes
-            self._prefetch.seen(entry.events, entry.body_bytes, delivery.delivery_count)
             if delivery.delivery_count:
                 self._metrics.redeliveries.inc()
-            closed = self._batcher.add(entry, now)
+                delivery_count_max = max(delivery_count_max, delivery.delivery_count)
+            closed = batcher.add(entry, now)
             if closed:
                 self._hand_on(closed)
+        self._prefetch.seen(messages, events, body_bytes, delivery_count_max)
         self._held.count_events(events)
 
     def _close_due(self) -> None:

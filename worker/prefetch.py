@@ -42,12 +42,12 @@ class Prefetch:
         self.current = 1
         self._reset_cycle()
 
-    def seen(self, events: int, body_bytes: int, delivery_count: int) -> None:
-        """A message has been decoded."""
-        self._messages += 1
+    def seen(self, messages: int, events: int, body_bytes: int, delivery_count_max: int) -> None:
+        """Messages have been decoded."""
+        self._messages += messages
         self._events += events
         self._body_bytes += body_bytes
-        if delivery_count >= SUSPECT_DELIVERY_COUNT:
+        if delivery_count_max >= SUSPECT_DELIVERY_COUNT:
             self._suspect = True
 
     def acknowledged(self, messages: int) -> None:

@@ -42,9 +42,9 @@ class Ledger:
         """The highest tag that is outstanding; 0 where nothing is."""
         return self._tags[-1] if self._tags else 0
 
-    def delivered(self, tag: int) -> None:
-        """A delivery has arrived. Tags rise on a channel."""
-        self._tags.append(tag)
+    def delivered(self, tags: Iterable[int]) -> None:
+        """Deliveries have arrived. Tags rise on a channel."""
+        self._tags.extend(tags)
 
     def committed(self, tags: Iterable[int], now: float) -> list[Ack]:
         """These deliveries have their outcome in the database; what may be acknowledged at once."""

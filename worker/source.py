@@ -10,8 +10,8 @@ from worker.settle import Ack
 class Receiver(Protocol):
     """Takes deliveries, at once and without waiting."""
 
-    def receive(self, delivery: Delivery) -> None:
-        """A delivery has arrived."""
+    def receive(self, deliveries: Sequence[Delivery]) -> None:
+        """Deliveries of one channel have arrived, in their order; there is at least one."""
 
     def held(self) -> int:
         """How many deliveries of this generation are neither acknowledged nor given back."""

@@ -31,6 +31,9 @@ _EXPONENT_DIGITS_MAX = 7  # 10 million: more than the digits that fit in a messa
 _QUANTUM = Decimal("0.000001")
 _CONTEXT = Context(prec=28, rounding=ROUND_HALF_UP)
 _DOUBLE_LIMIT = 2**1024 - 2**970  # the smallest integer that a double rounds to infinity
+_SHORT_BYTES_MAX = 300  # 308 digits are the least that may be no finite double
+# JSON without a backslash, and outside of strings without an `e` but that of `true` and `false`.
+_is_plain = re.compile(rb'(?:"[^"\\]*+"|[^"\\eEtf]++|true|false)*+').fullmatch
 # A number with an exponent, outside of strings (inside one it may match too, which costs a closer look).
 _EXPONENT = re.compile(rb"[:,\[][ \t\r\n]*-?[0-9.]+[eE]")
 
@@ -203,6 +206,19 @@ def check_time(created_at_us: int, window: Window) -> None:
         raise RuleError(Reason.TOO_OLD, "created_at", f"{behind:.6f} s older than what is accepted")
 
 
+def is_storable_as_sent(text: bytes) -> bool:
+    """Whether a short object is stored as it was sent, seen from its text alone: no value needs to be looked at.
+
+    It is too short for an integer that is no finite double, has no more brackets than levels are allowed, and neither
+    escape nor exponent.
+    """
+    return (
+        len(text) <= _SHORT_BYTES_MAX
+        and text.count(b"{") + text.count(b"[") <= METADATA_DEPTH_MAX
+        and _is_plain(text) is not None
+    )
+
+
 def storable_metadata(metadata: Mapping[str, Any], text: bytes) -> bytes:
     """The text to store for `metadata`: as it was sent, wherever Postgres can only read it as the parser has.
 
@@ -215,6 +231,8 @@ def storable_metadata(metadata: Mapping[str, Any], text: bytes) -> bytes:
             "request_metadata",
             f"is {len(text)} bytes long as sent; the limit is {METADATA_BYTES_MAX}",
         )
+    if is_storable_as_sent(text):
+        return text
     if b"\\u" not in text and _EXPONENT.search(text) is None:
         _check_values(metadata, check_text=False)
         return text

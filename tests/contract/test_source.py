@@ -1,7 +1,7 @@
 """One suite for every source: the one in memory, on which the pipeline's tests stand, and the one on RabbitMQ."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any, Protocol
 
 import aio_pika
@@ -30,9 +30,9 @@ class Inbox:
         self.deliveries: list[Delivery] = []
         self._signal = Signal()
 
-    def receive(self, delivery: Delivery) -> None:
+    def receive(self, deliveries: Sequence[Delivery]) -> None:
         """See `Receiver`."""
-        self.deliveries.append(delivery)
+        self.deliveries.extend(deliveries)
         self._signal.notify()
 
     def held(self) -> int:

@@ -21,6 +21,7 @@ from usage_events.judge import Form, judge
 from usage_events.rules import Window
 
 from worker.decode import WHOLE_MESSAGE, Decoded, Media, decode, event_text, media_of
+from worker.fast_path import CLOUDEVENT, NATIVE
 
 WINDOW = Window.around(
     round(datetime.fromisoformat(NOW_TEXT).timestamp()) * 1_000_000,
@@ -28,6 +29,7 @@ WINDOW = Window.around(
     max_ahead_seconds=MAX_AHEAD_SECONDS,
 )
 ONE = {Form.NATIVE: CONTENT_TYPE_JSON, Form.CLOUDEVENT: CONTENT_TYPE_CLOUDEVENT}
+FAST = {Form.NATIVE: NATIVE, Form.CLOUDEVENT: CLOUDEVENT}
 MANY = {Form.NATIVE: CONTENT_TYPE_JSON, Form.CLOUDEVENT: CONTENT_TYPE_CLOUDEVENTS_BATCH}
 FORMS = pytest.mark.parametrize("form", list(Form))
 CONTENT_TYPES = st.sampled_from([None, *(media.value for media in Media)])
@@ -90,6 +92,18 @@ def test_fast_and_careful_path_agree(form: Form, data: st.DataObject) -> None:
     else:
         assert not decoded.events
         assert repr(decoded.rejects[0].refusal) == repr(verdict)  # as text: an input may be NaN, equal to nothing
+
+
+@FORMS
+@settings(max_examples=1000)
+@given(data=st.data())
+def test_fast_path_accepts_nothing_of_its_own(form: Form, data: st.DataObject) -> None:
+    """What the fast path accepts of damaged texts is JSON, and the judge reads the same event from it."""
+    body = data.draw(damaged(event_texts(form)))
+    event = FAST[form].one(body, WINDOW)
+    if event is not None:
+        assert is_json(body)
+        assert event == judge(body, form, WINDOW)
 
 
 @FORMS

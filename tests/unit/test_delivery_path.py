@@ -105,12 +105,12 @@ async def test_a_reader_that_misses_deliveries(monkeypatch: pytest.MonkeyPatch) 
 
 async def test_a_reader_that_garbles_deliveries(monkeypatch: pytest.MonkeyPatch) -> None:
     """A delivery that does not come as it was sent is one that is not taken."""
-    hand_over = frames.FrameSplitter._hand_over
+    made = frames._delivery
 
-    def garbled(self: frames.FrameSplitter, channel: int, method: bytes, properties: bytes, _: bytes) -> None:
-        hand_over(self, channel, method, properties, b"")
+    def garbled(channel: int, method: bytes, properties: bytes, _: bytes) -> frames.RawDelivery:
+        return made(channel, method, properties, b"")
 
-    monkeypatch.setattr(frames.FrameSplitter, "_hand_over", garbled)
+    monkeypatch.setattr(frames, "_delivery", garbled)
     ways = await find_ways(FAST)
     assert (ways.events, ways.dead) == (Way.LIBRARY, Way.LIBRARY)
     assert ways.problem is not None

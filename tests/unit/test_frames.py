@@ -110,7 +110,7 @@ def streams(draw: st.DrawFn) -> Stream:
 def split(chunks: list[bytes]) -> tuple[list[RawDelivery], bytes]:
     """What comes of a stream in these pieces."""
     deliveries: list[RawDelivery] = []
-    splitter = FrameSplitter(deliveries.append)
+    splitter = FrameSplitter(deliveries.extend)
     return deliveries, b"".join(splitter.feed(chunk) for chunk in chunks)
 
 
@@ -180,7 +180,7 @@ def test_a_broken_end_mark(part: int) -> None:
     frames[part] = frames[part][:-1] + b"\x00"
     deliveries: list[RawDelivery] = []
     with pytest.raises(ConnectionError, match="a frame ends with 0x00 instead of 0xce"):
-        FrameSplitter(deliveries.append).feed(b"".join(frames))
+        FrameSplitter(deliveries.extend).feed(b"".join(frames))
     assert deliveries == []
 
 
@@ -195,7 +195,7 @@ def reader_of(*chunks: bytes, eof: bool = True) -> tuple[DeliveryReader, asyncio
     if eof:
         inner.feed_eof()
     deliveries: list[RawDelivery] = []
-    return DeliveryReader(inner, deliveries.append), inner, deliveries
+    return DeliveryReader(inner, deliveries.extend), inner, deliveries
 
 
 async def test_the_library_reads_what_is_passed() -> None:

@@ -8,7 +8,7 @@ from usage_events.judge import Form, judge
 from usage_events.judge import _metadata_text as cut_slowly
 from usage_events.rules import Window
 
-from worker.decode import _NATIVE, _metadata_text, decode
+from worker.decode import _metadata_text, decode
 
 KEYS = (b'"request_metadata"', b'"request_metadat\\u0061"', b'"a"', b'"\\ud800"', b"1", b"")
 VALUES = (
@@ -33,7 +33,7 @@ WINDOW = Window.around(1_800_000_000_000_000, max_age_seconds=3600, max_ahead_se
 @example(b"{" + b'"a":{' * 100_000)
 def test_what_is_cut_quickly_is_cut_as_the_authority_cuts_it(body: bytes) -> None:
     """Either it leaves the text to the authority, or both find JSON and the same metadata, of a double key the last."""
-    cut = _metadata_text(body, _NATIVE)
+    cut = _metadata_text(body, Form.NATIVE)
     if cut is not None:
         outline(body)
         assert cut == cut_slowly(body, Form.NATIVE)
@@ -43,7 +43,7 @@ def test_what_is_cut_quickly_is_cut_as_the_authority_cuts_it(body: bytes) -> Non
 def test_a_refused_event_is_judged_without_the_slow_walk(metadata: bytes) -> None:
     """The usual mistake of a producer, a renamed field, costs no walk over the text: a flood of them is no brake."""
     body = b'{"input_token": 1' + metadata + b"}"
-    assert _metadata_text(body, _NATIVE) == metadata.partition(b": ")[2]
+    assert _metadata_text(body, Form.NATIVE) == metadata.partition(b": ")[2]
     decoded = decode(body, "application/json", None, WINDOW)
     assert decoded.rejects[0].refusal == judge(body, Form.NATIVE, WINDOW)
 

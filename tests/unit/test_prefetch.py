@@ -12,7 +12,7 @@ def cycle(prefetch: Prefetch, *, events: int = 1, body_bytes: int = 100, deliver
     """A whole prefetch is delivered and acknowledged; what is proposed then."""
     messages = prefetch.current
     for _ in range(messages):
-        prefetch.seen(events=events, body_bytes=body_bytes, delivery_count=delivery_count)
+        prefetch.seen(messages=1, events=events, body_bytes=body_bytes, delivery_count_max=delivery_count)
     prefetch.acknowledged(messages)
     return prefetch.proposal(full=True)
 
@@ -37,7 +37,7 @@ def test_doubles_after_a_whole_prefetch() -> None:
     for expected in (2, 4, 8, 16):
         messages = prefetch.current
         for _ in range(messages):
-            prefetch.seen(events=1, body_bytes=1, delivery_count=0)
+            prefetch.seen(messages=1, events=1, body_bytes=1, delivery_count_max=0)
         prefetch.acknowledged(messages - 1)
         assert prefetch.proposal(full=True) is None
         prefetch.acknowledged(1)
@@ -48,14 +48,14 @@ def test_acknowledgements_of_an_earlier_cycle_do_not_count_twice() -> None:
     """A change begins a new cycle: what was acknowledged before it is spent."""
     prefetch = Prefetch(WIDE)
     assert cycle(prefetch) == 2
-    prefetch.seen(events=1, body_bytes=1, delivery_count=0)
+    prefetch.seen(messages=1, events=1, body_bytes=1, delivery_count_max=0)
     assert prefetch.proposal(full=True) is None
 
 
 def test_a_reconnect_starts_again() -> None:
     """After a reconnect nothing is known of what comes: 1, with empty counts."""
     prefetch = grown(WIDE)
-    prefetch.seen(events=1, body_bytes=1, delivery_count=9)
+    prefetch.seen(messages=1, events=1, body_bytes=1, delivery_count_max=9)
     prefetch.restart()
     assert (prefetch.current, prefetch.proposal(full=True), prefetch.is_suspicious) == (1, None, False)
 
@@ -65,7 +65,7 @@ def test_a_suspect_shrinks_it_at_once() -> None:
     prefetch = grown(WIDE)
     suspicions = []
     for delivery_count in (1, 2):
-        prefetch.seen(events=1, body_bytes=1, delivery_count=delivery_count)
+        prefetch.seen(messages=1, events=1, body_bytes=1, delivery_count_max=delivery_count)
         suspicions.append(prefetch.is_suspicious)
     assert suspicions == [False, True]
     assert (prefetch.proposal(full=True), prefetch.is_suspicious) == (1, False)
@@ -74,7 +74,7 @@ def test_a_suspect_shrinks_it_at_once() -> None:
 def test_stays_at_one_until_a_cycle_has_no_suspect() -> None:
     """While suspects come it stays; the first cycle without one lets it grow again."""
     prefetch = grown(WIDE)
-    prefetch.seen(events=1, body_bytes=1, delivery_count=2)
+    prefetch.seen(messages=1, events=1, body_bytes=1, delivery_count_max=2)
     assert prefetch.proposal(full=True) == 1
     assert [cycle(prefetch, delivery_count=3) for _ in range(3)] == [None, None, None]
     assert cycle(prefetch) == 2

@@ -11,7 +11,7 @@ def ledger(*tags: int) -> Ledger:
     """A ledger with these delivered."""
     made = Ledger(generation=1)
     for tag in tags:
-        made.delivered(tag)
+        made.delivered([tag])
     return made
 
 
@@ -31,7 +31,7 @@ class Settling(RuleBasedStateMachine):
         """Tags rise, not always by one."""
         for _ in range(count):
             self.tag += 1 + skipped
-            self.ledger.delivered(self.tag)
+            self.ledger.delivered([self.tag])
             self.outstanding.add(self.tag)
 
     @precondition(lambda self: self.outstanding - self.committed)

@@ -18,7 +18,7 @@ from pamqp.heartbeat import Heartbeat
 from usage_events.contract import MESSAGE_BYTES_MAX
 
 from worker.findings import Finding, ok, wrong
-from worker.rabbitmq.frames import OnDelivery, RawDelivery
+from worker.rabbitmq.frames import OnDeliveries, RawDelivery
 from worker.settings import DeliveryPath, Settings
 
 SELF_TEST_SECONDS_MAX = 5.0
@@ -117,7 +117,7 @@ async def _problem_with(*, takes_deliveries: bool) -> str | None:
     taken: list[RawDelivery] = []
     try:
         async with asyncio.timeout(SELF_TEST_SECONDS_MAX):
-            passed = await _pass(taken.append if takes_deliveries else None)
+            passed = await _pass(taken.extend if takes_deliveries else None)
     except Exception as error:  # noqa: BLE001 - whatever another version raises is what there is to tell
         return f"a test stream of frames failed: {type(error).__name__}: {error}"
     of_delivery = {"Basic.Deliver", "ContentHeader", "ContentBody"} if takes_deliveries else set()
@@ -131,7 +131,7 @@ async def _problem_with(*, takes_deliveries: bool) -> str | None:
     return None
 
 
-async def _pass(on_delivery: OnDelivery | None) -> list[str]:
+async def _pass(on_deliveries: OnDeliveries | None) -> list[str]:
     """The names of the frames that the library sees."""
     from aiormq.connection import FrameReceiver
 
@@ -140,7 +140,7 @@ async def _pass(on_delivery: OnDelivery | None) -> list[str]:
     inner = asyncio.StreamReader()
     inner.feed_data(b"".join(frame.marshal(one, channel) for one, channel in _frames()))
     inner.feed_eof()
-    reader = DeliveryReader(inner, on_delivery)
+    reader = DeliveryReader(inner, on_deliveries)
     return [received.name async for _, _, received in FrameReceiver(reader)]  # type: ignore[arg-type] # as in transport
 
 

@@ -1,13 +1,14 @@
 """The frame reader: takes deliveries out of the byte stream before the AMQP library sees them. Pure.
 
-The library spends three frames and two tasks on each delivery. This walks the frames by offset, hands every delivery to
-a callback, and returns every other byte for the library. Properties stay bytes, so no text that a producer sets can
-fail here (the library closes the connection on a content type that is not UTF-8).
+The library spends three frames and two tasks on each delivery. This walks the frames by offset, hands the deliveries of
+each read to a callback, and returns every other byte for the library. Properties stay bytes, so no text that a producer
+sets can fail here (the library closes the connection on a content type that is not UTF-8).
 """
 
 import struct
 from collections.abc import Callable
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple, cast
 
 _METHOD, _HEADER, _BODY = 1, 2, 3
 _PROTOCOL_HEADER = 0x41  # "AMQP": the server answers with the version that it wants
@@ -32,26 +33,23 @@ class RawDelivery(NamedTuple):
     body: bytes
 
 
-OnDelivery = Callable[[RawDelivery], None]
+OnDeliveries = Callable[[list[RawDelivery]], None]
 
 
-class _Content(NamedTuple):
-    """What follows a delivery's method frame.
+# What follows a delivery's method frame: its properties, its body, where it ends, and frames of others that stand in
+# it. The body is `None` where the next delivery begins before this one ends.
+_Content = tuple[bytes, bytes | None, int, bytes]
 
-    `body` is `None` where the next one begins before this one ends; `between` are frames of others that stand in it.
-    """
 
-    properties: bytes
-    body: bytes | None
-    end: int
-    between: bytes = b""
+# Called with what stands in a tuple; a named tuple's own constructor is a function written in Python, and dearer.
+_raw_delivery = cast("Callable[[tuple[Any, ...]], RawDelivery]", partial(tuple.__new__, RawDelivery))
 
 
 class FrameSplitter:
     """Splits a stream of frames into deliveries and everything else: bytes in, bytes and calls out."""
 
-    def __init__(self, on_delivery: OnDelivery) -> None:
-        self._on_delivery = on_delivery
+    def __init__(self, on_deliveries: OnDeliveries) -> None:
+        self._on_deliveries = on_deliveries
         self._rest = b""
         self.deliveries = 0  # so far
 
@@ -65,6 +63,7 @@ class FrameSplitter:
         """
         data = self._rest + data if self._rest else data
         passed = bytearray()
+        found: list[RawDelivery] = []
         start, length = 0, len(data)
         while length - start >= _OVERHEAD_BYTES:
             kind, channel, size = _frame_head(data, start)
@@ -76,33 +75,33 @@ class FrameSplitter:
             if end > length:
                 break
             _require_end(data, end)
-            if _is_deliver(data, start, kind):
+            if kind == _METHOD and data[start + 7 : start + 11] == _BASIC_DELIVER:
                 content = _whole(data, end, channel) or _gathered(data, end, channel)
                 if content is None:
                     break
-                if content.body is not None:
-                    self._hand_over(channel, data[start + 11 : end - 1], content.properties, content.body)
-                end = content.end
-                if content.between:
-                    data, end = content.between + data[end:], 0
+                properties, body, content_end, between = content
+                if body is not None:
+                    found.append(_delivery(channel, data[start + 11 : end - 1], properties, body))
+                end = content_end
+                if between:
+                    data, end = between + data[end:], 0
                     length = len(data)
             else:
                 passed += data[start:end]
             start = end
         self._rest = data[start:]
+        if found:
+            self.deliveries += len(found)
+            self._on_deliveries(found)
         return bytes(passed)
 
-    def _hand_over(self, channel: int, method: bytes, properties: bytes, body: bytes) -> None:
-        self.deliveries += 1
-        tag_at = 1 + method[0]  # behind the consumer tag
-        tag, redelivered, exchange_bytes = _deliver_middle(method, tag_at)
-        key_at = tag_at + 10 + exchange_bytes
-        exchange, routing_key = method[tag_at + 10 : key_at], method[key_at + 1 : key_at + 1 + method[key_at]]
-        self._on_delivery(RawDelivery(channel, tag, redelivered & 1 == 1, exchange, routing_key, properties, body))
 
-
-def _is_deliver(data: bytes, start: int, kind: int) -> bool:
-    return kind == _METHOD and data[start + 7 : start + 11] == _BASIC_DELIVER
+def _delivery(channel: int, method: bytes, properties: bytes, body: bytes) -> RawDelivery:
+    tag_at = 1 + method[0]  # behind the consumer tag
+    tag, redelivered, exchange_bytes = _deliver_middle(method, tag_at)
+    key_at = tag_at + 10 + exchange_bytes
+    exchange, routing_key = method[tag_at + 10 : key_at], method[key_at + 1 : key_at + 1 + method[key_at]]
+    return _raw_delivery((channel, tag, redelivered & 1 == 1, exchange, routing_key, properties, body))
 
 
 def _whole(data: bytes, header: int, channel: int) -> _Content | None:
@@ -116,7 +115,7 @@ def _whole(data: bytes, header: int, channel: int) -> _Content | None:
         return None
     if kind != _HEADER or header_channel != channel or data[body - 1] != _FRAME_END or data[end - 1] != _FRAME_END:
         return None
-    return _Content(data[header + _HEADER_HEAD_BYTES : body - 1], data[body + 7 : end - 1], end)
+    return (data[header + _HEADER_HEAD_BYTES : body - 1], data[body + 7 : end - 1], end, b"")
 
 
 def _gathered(data: bytes, start: int, channel: int) -> _Content | None:
@@ -128,8 +127,8 @@ def _gathered(data: bytes, start: int, channel: int) -> _Content | None:
         if end > len(data):
             return None
         _require_end(data, end)
-        if frame_channel == channel and _is_deliver(data, start, kind):
-            return _Content(properties, None, start, bytes(between))
+        if frame_channel == channel and kind == _METHOD and data[start + 7 : start + 11] == _BASIC_DELIVER:
+            return (properties, None, start, bytes(between))
         if frame_channel == channel and kind == _HEADER and missing < 0:
             missing = _header_head(data, start)[3]
             properties = data[start + _HEADER_HEAD_BYTES : end - 1]
@@ -139,7 +138,7 @@ def _gathered(data: bytes, start: int, channel: int) -> _Content | None:
         else:
             between += data[start:end]
         start = end
-    return None if missing else _Content(properties, b"".join(pieces), start, bytes(between))
+    return None if missing else (properties, b"".join(pieces), start, bytes(between))
 
 
 def _require_end(data: bytes, end: int) -> None:

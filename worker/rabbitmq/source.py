@@ -170,15 +170,15 @@ class RabbitSource:
             return None
         from worker.rabbitmq.transport import DeliveryTransport
 
-        def on_delivery(raw: RawDelivery) -> None:
-            self._receive(from_frames(raw, generation, self.queue))
+        def on_deliveries(raws: list[RawDelivery]) -> None:
+            self._receive([from_frames(raw, generation, self.queue) for raw in raws])
 
-        return DeliveryTransport(on_delivery if self._way is Way.FAST else None)
+        return DeliveryTransport(on_deliveries if self._way is Way.FAST else None)
 
-    def _receive(self, delivery: Delivery) -> None:
+    def _receive(self, deliveries: list[Delivery]) -> None:
         self._delivered_at = monotonic()  # asking for the running loop is a system call in CPython 3.11
         assert self._receiver is not None  # noqa: S101 - `open` has set it
-        self._receiver.receive(delivery)
+        self._receiver.receive(deliveries)
 
     async def _consume(self, prefetch: int) -> None:
         channel = self._require_channel()
@@ -187,7 +187,7 @@ class RabbitSource:
         generation = self._generation
 
         async def on_message(message: DeliveredMessage) -> None:  # the frame reader leaves it nothing
-            self._receive(from_library(message, generation, self.queue))
+            self._receive([from_library(message, generation, self.queue)])
 
         answer = await channel.basic_consume(self.queue, on_message, timeout=CALL_SECONDS_MAX)
         self._consumer_tag = answer.consumer_tag

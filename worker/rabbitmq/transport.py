@@ -12,7 +12,7 @@ from aio_pika.connection import Connection
 from aiormq.connection import TCPTransportFactory, TLSTransportFactory, TransportFactory
 from yarl import URL
 
-from worker.rabbitmq.frames import FrameSplitter, OnDelivery
+from worker.rabbitmq.frames import FrameSplitter, OnDeliveries
 
 READ_BYTES = 256 * 1024
 HEARTBEAT_SECONDS = 1.0  # while deliveries flow the library must see a sign of life now and then
@@ -30,12 +30,12 @@ class DeliveryReader:
 
     Args:
         inner: the socket's reader.
-        on_delivery: called with each delivery; where it is `None`, deliveries pass like everything else.
+        on_deliveries: called with the deliveries of each read; `None`: they pass like everything else.
     """
 
-    def __init__(self, inner: asyncio.StreamReader, on_delivery: OnDelivery | None) -> None:
+    def __init__(self, inner: asyncio.StreamReader, on_deliveries: OnDeliveries | None) -> None:
         self._inner = inner
-        self._splitter = FrameSplitter(on_delivery) if on_delivery is not None else None
+        self._splitter = FrameSplitter(on_deliveries) if on_deliveries is not None else None
         self._passed = bytearray()
         self._flowing = asyncio.Event()
         self._flowing.set()
@@ -90,12 +90,12 @@ class DeliveryTransport(TransportFactory):
     """Makes aiormq's transport, plain or TLS by the URL, and puts the reader in between.
 
     Args:
-        on_delivery: called for each delivery from within the reader, it must return at once; `None`: the library
-            delivers.
+        on_deliveries: called with the deliveries of each read, from within the reader, so it must return at once;
+            `None`: the library delivers.
     """
 
-    def __init__(self, on_delivery: OnDelivery | None) -> None:
-        self._on_delivery = on_delivery
+    def __init__(self, on_deliveries: OnDeliveries | None) -> None:
+        self._on_deliveries = on_deliveries
         self.reader: DeliveryReader | None = None
         self._writer: asyncio.StreamWriter | None = None
 
@@ -103,7 +103,7 @@ class DeliveryTransport(TransportFactory):
         """See `TransportFactory.create`."""
         library = TLSTransportFactory() if url.scheme == "amqps" else TCPTransportFactory()
         inner, writer = await library.create(url, limit=READ_BYTES, **kwargs)
-        self.reader = DeliveryReader(inner, self._on_delivery)
+        self.reader = DeliveryReader(inner, self._on_deliveries)
         self._writer = writer
         return self.reader, writer  # type: ignore[return-value] # aiormq uses these three methods of a reader
 

@@ -6,7 +6,7 @@ is given beside it, and is what the writers overlap.
 """
 
 import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from time import perf_counter, process_time, time
 from typing import Any
@@ -57,9 +57,9 @@ class _Collected:
     def __init__(self) -> None:
         self.deliveries: list[Delivery] = []
 
-    def receive(self, delivery: Delivery) -> None:
+    def receive(self, deliveries: Sequence[Delivery]) -> None:
         """See `worker.source.Receiver`."""
-        self.deliveries.append(delivery)
+        self.deliveries.extend(deliveries)
 
     def held(self) -> int:
         """See `worker.source.Receiver`."""
@@ -95,12 +95,12 @@ def _collecting_as_the_worker_does() -> Iterator[None]:
 async def _parts(bench: Bench, workload: Workload) -> dict[str, float]:
     """Microseconds an event of each stage."""
     stream = _frames(workload.bodies)
-    raws: list[RawDelivery] = []
-    seconds = {FRAMES: _best(lambda: _split(stream, raws))}
+    reads: list[list[RawDelivery]] = []
+    seconds = {FRAMES: _best(lambda: _split(stream, reads))}
     source = RabbitSource(Settings(), queue="bench", name="bench")
     collected = _Collected()
     source._receiver = collected
-    seconds[DELIVERY] = _best(lambda: _deliver(source, raws, collected))
+    seconds[DELIVERY] = _best(lambda: _deliver(source, reads, collected))
     entries: list[Entry] = []
     seconds[DECODE] = _best(lambda: _decode(collected.deliveries, entries))
     batches: list[Batch] = []
@@ -131,17 +131,17 @@ def _frames(bodies: list[bytes]) -> bytes:
     return b"".join(pieces)
 
 
-def _split(stream: bytes, raws: list[RawDelivery]) -> None:
-    raws.clear()
-    splitter = FrameSplitter(raws.append)
+def _split(stream: bytes, reads: list[list[RawDelivery]]) -> None:
+    reads.clear()
+    splitter = FrameSplitter(reads.append)
     for start in range(0, len(stream), READ_BYTES):
         splitter.feed(stream[start : start + READ_BYTES])
 
 
-def _deliver(source: RabbitSource, raws: list[RawDelivery], collected: _Collected) -> None:
+def _deliver(source: RabbitSource, reads: list[list[RawDelivery]], collected: _Collected) -> None:
     collected.deliveries.clear()
-    for raw in raws:
-        source._receive(from_frames(raw, _GENERATION, source.queue))
+    for read in reads:
+        source._receive([from_frames(raw, _GENERATION, source.queue) for raw in read])
 
 
 def _decode(deliveries: list[Delivery], entries: list[Entry]) -> None:
@@ -163,8 +163,7 @@ def _batch(entries: list[Entry], batches: list[Batch]) -> None:
 def _settle(batches: list[Batch]) -> None:
     ledger = Ledger(_GENERATION)
     for batch in batches:
-        for entry in batch.entries:
-            ledger.delivered(entry.delivery.tag)
+        ledger.delivered([entry.delivery.tag for entry in batch.entries])
     for batch in batches:
         ledger.committed((entry.delivery.tag for entry in batch.entries), 0.0)
 
