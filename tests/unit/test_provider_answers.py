@@ -1,9 +1,13 @@
 """Providers' answers, as they document them, become events with what the provider bills."""
 
+import re
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
-from provider_cases import CASES, Case, as_objects, with_strangers
+from provider_cases import CASES, MODULES, Case, as_objects, with_strangers
 from usage_events import UsageEvent
 from usage_events.providers.calls import METADATA_KEYS
 
@@ -73,3 +77,20 @@ def test_the_call_is_what_the_caller_says(one: Case) -> None:
     assert (event.endpoint, event.request_type, event.estimated_cost_usd) == ("/v1/chat", "chat", 0.25)
     expected: dict[str, Any] = one.expect["metadata"] | {"feature": "search"}
     assert event.request_metadata == expected
+
+
+def test_the_clients_readme_explains_every_key() -> None:
+    """Its table is the list in the code."""
+    readme = (Path(__file__).parents[2] / "client" / "README.md").read_text(encoding="utf-8")
+    table = readme[readme.index("| key | what it says |") :]
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.+) \|$", table, re.MULTILINE))
+    assert {key: rows.get(key) for key in METADATA_KEYS} == METADATA_KEYS
+
+
+def test_no_sdk_is_imported() -> None:
+    """Neither the providers' SDKs nor the broker's library: an event can be made where none of them is installed."""
+    names = ", ".join(MODULES)
+    theirs = "{'openai', 'anthropic', 'google', 'boto3', 'botocore', 'ollama', 'opentelemetry', 'aio_pika', 'aiormq'}"
+    code = f"import sys; from usage_events.providers import {names}; print(sorted({theirs} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout == "[]\n"

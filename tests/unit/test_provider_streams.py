@@ -293,20 +293,28 @@ def test_ollama_without_any_count_is_an_error() -> None:
             ollama.usage_event_of_stream([{"model": "llama3.2"} | last], **WHO)
 
 
-def test_a_service_can_record_in_a_finally() -> None:
-    """What README shows: whenever the reading ends, the event is there."""
+@pytest.mark.parametrize(("breaks_at", "recorded"), [(0, []), (1, [(25, 1, "partial")]), (99, [(25, 15, None)])])
+def test_a_service_can_record_in_a_finally(breaks_at: int, recorded: list[Any]) -> None:
+    """What the client's README shows: the event is there whenever the reading ends, and the error that ended it goes on.
+
+    A connection that failed before anything came leaves nothing to bill.
+    """
     usage = anthropic.StreamUsage()
     events = []
 
     def answer() -> None:
         try:
-            for event in case("anthropic_stream").stream or []:
-                usage.add(event)
-                if event["type"] == "content_block_delta":
+            for at, event in enumerate(case("anthropic_stream").stream or []):
+                if at == breaks_at:
                     raise ConnectionResetError
+                usage.add(event)
         finally:
-            events.append(usage.event(**WHO))
+            if usage.started:
+                events.append(usage.event(**WHO))
 
-    with pytest.raises(ConnectionResetError):
+    if breaks_at < 99:
+        with pytest.raises(ConnectionResetError):
+            answer()
+    else:
         answer()
-    assert [counts(event) for event in events] == [(25, 1, "partial")]
+    assert [counts(event) for event in events] == recorded

@@ -172,8 +172,7 @@ class StreamUsage(Stream):
         self._stop_reason: str | None = None
         self._silent = True
 
-    def add(self, event: object) -> None:
-        """Takes the stream's next event."""
+    def _take(self, event: object) -> None:
         match text(event, "type"):
             case "message_start":
                 self._message = field(event, "message")

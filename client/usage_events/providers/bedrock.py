@@ -171,8 +171,7 @@ class StreamUsage(Stream):
         self._metrics: object = None
         self._inner: Stream | None = None
 
-    def add(self, event: object) -> None:
-        """Takes the stream's next event."""
+    def _take(self, event: object) -> None:
         raw = field(field(event, "chunk"), "bytes")
         if raw is not None:
             self._add_payload(_parsed(raw))

@@ -119,8 +119,7 @@ class StreamUsage(Stream):
         self._last: dict[str, object] = {}
         self._ended = False
 
-    def add(self, chunk: object) -> None:
-        """Takes the stream's next chunk or event."""
+    def _take(self, chunk: object) -> None:
         if text(chunk, "event_type") is not None:
             self._add_event(chunk)
         else:

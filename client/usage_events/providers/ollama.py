@@ -45,8 +45,7 @@ class StreamUsage(Stream):
         super().__init__()
         self._last: object = None
 
-    def add(self, chunk: object) -> None:
-        """Takes the stream's next object."""
+    def _take(self, chunk: object) -> None:
         self._last = chunk
         message = field(chunk, "message")
         self._hear(field(message, "thinking"), field(message, "content"))

@@ -103,8 +103,7 @@ class StreamUsage(Stream):
         self._ended = False
         self._unfinished: dict[object, bool] = {}
 
-    def add(self, chunk: object) -> None:
-        """Takes the stream's next chunk or event."""
+    def _take(self, chunk: object) -> None:
         kind = text(chunk, "type")
         if kind is None:
             self._add_chunk(chunk)

@@ -30,10 +30,20 @@ class Stream(ABC):
 
     def __init__(self) -> None:
         self._pieces: list[str] = []
+        self._started = False
 
-    @abstractmethod
     def add(self, chunk: object) -> None:
         """Takes the stream's next chunk or event."""
+        self._started = True
+        self._take(chunk)
+
+    @property
+    def started(self) -> bool:
+        """Has anything come? Where the connection failed before that, there may be no call to bill."""
+        return self._started
+
+    @abstractmethod
+    def _take(self, chunk: object) -> None: ...
 
     @abstractmethod
     def so_far(self) -> Usage:
