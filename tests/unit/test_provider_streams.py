@@ -295,7 +295,7 @@ def test_ollama_without_any_count_is_an_error() -> None:
 
 @pytest.mark.parametrize(("breaks_at", "recorded"), [(0, []), (1, [(25, 1, "partial")]), (99, [(25, 15, None)])])
 def test_a_service_can_record_in_a_finally(breaks_at: int, recorded: list[Any]) -> None:
-    """What the client's README shows: the event is there whenever the reading ends, and the error that ended it goes on.
+    """What the client's README shows: the event is there whenever the reading ends, and what ended it goes on.
 
     A connection that failed before anything came leaves nothing to bill.
     """
