@@ -235,13 +235,13 @@ def test_cache_writes_of_openai_by_how_long_they_are_kept() -> None:
 
 
 def test_all_of_googles_modalities() -> None:
-    """Video and documents come in, images go out; text is the rest."""
+    """Video and documents come in, images go out; what is not documented of the output, and text, are the rest."""
     inputs = [{"modality": name, "tokenCount": at} for at, name in enumerate(("TEXT", "VIDEO", "DOCUMENT"), start=1)]
     usage = {
         "promptTokenCount": 6,
         "promptTokensDetails": inputs,
-        "candidatesTokenCount": 4,
-        "candidatesTokensDetails": [{"modality": "IMAGE", "tokenCount": 4}],
+        "candidatesTokenCount": 9,
+        "candidatesTokensDetails": [{"modality": "IMAGE", "tokenCount": 4}, {"modality": "VIDEO", "tokenCount": 5}],
     }
     assert google.usage_event({"usageMetadata": usage}, **WHO).request_metadata == {
         "provider": "google",
@@ -260,6 +260,28 @@ def test_a_blocked_prompt_is_billed_for_its_input() -> None:
     assert google.usage_event(answer, **WHO).tokens_used is None
     assert (google.usage_event(answer, **WHO).input_tokens, google.usage_event(answer, **WHO).output_tokens) == (6, 0)
     assert google.usage_event_of_stream([answer], **WHO).request_metadata == {"provider": "google"}
+
+
+def test_what_is_the_same_for_nearly_all_calls_is_left_out() -> None:
+    """Anthropic's standard speed and unknown region say nothing; a tier is said as it is."""
+    usage = {"input_tokens": 1, "output_tokens": 2, "speed": "standard", "inference_geo": "not_available"}
+    event = anthropic.usage_event({"usage": usage | {"service_tier": "standard"}}, **WHO)
+    assert event.request_metadata == {"provider": "anthropic", "service_tier": "standard"}
+
+
+def test_headers_of_an_embedding_have_no_output() -> None:
+    """InvokeModel says the input's tokens alone."""
+    headers = {"x-amzn-bedrock-input-token-count": "8"}
+    event = bedrock.usage_event({"ResponseMetadata": {"HTTPHeaders": headers}}, model="cohere.embed-v4", **WHO)
+    assert (event.input_tokens, event.output_tokens) == (8, 0)
+
+
+def test_a_header_that_is_no_count_is_an_error() -> None:
+    """It is text, and read as digits only."""
+    for wrong in ("-1", "1.5", "\u0661"):
+        headers = {"x-amzn-bedrock-input-token-count": wrong}
+        with pytest.raises(ProviderUsageError, match="x-amzn-bedrock-input-token-count is "):
+            bedrock.usage_event({"ResponseMetadata": {"HTTPHeaders": headers}}, model="m", **WHO)
 
 
 @pytest.mark.parametrize("operation", ["invoke_agent", "invoke_workflow", "create_agent", "execute_tool"])
@@ -297,6 +319,29 @@ def test_a_spans_end_is_the_events_time() -> None:
     assert opentelemetry.usage_event(span, created_at=other, **WHO).created_at == other
 
 
+@pytest.mark.parametrize(
+    ("adapter", "answer", "misspelt"),
+    [
+        (openai.usage_event, chat(prompt_tokens=1, completion_tokens=2), "metdata"),
+        (openai.usage_event, chat(prompt_tokens=1, completion_tokens=2), "estimate_output_tokens"),
+        (bedrock.usage_event, converse(), "bdy"),
+        (ollama.usage_event, {"prompt_eval_count": 1, "eval_count": 2}, "estimate_outpt_tokens"),
+    ],
+)
+def test_an_argument_that_does_not_exist_is_not_dropped(
+    adapter: Callable[..., UsageEvent], answer: Any, misspelt: str
+) -> None:
+    """Also for callers without a type checker."""
+    with pytest.raises(TypeError, match=f"^{misspelt}: no such argument; there are .*organization_id.*user_id$"):
+        adapter(answer, model="m", **{misspelt: None}, **WHO)
+
+
+def test_who_made_the_call_is_needed() -> None:
+    """Its absence is an error of the event, which names the field."""
+    with pytest.raises(ValidationError, match="organization_id"):
+        openai.usage_event(chat(prompt_tokens=1, completion_tokens=2), user_id=WHO["user_id"])  # type: ignore[call-arg]
+
+
 def test_what_the_worker_would_refuse_cannot_be_made() -> None:
     """The event's own rules hold for what comes from a provider, too."""
     with pytest.raises(ValidationError, match="endpoint"):
@@ -327,3 +372,29 @@ def test_what_the_worker_would_refuse_cannot_be_made() -> None:
 def test_times_as_providers_write_them(written: object, means: datetime | None) -> None:
     """Seconds, RFC 3339 with nine digits, HTTP dates; what is none of them is no time."""
     assert moment(written) == means
+
+
+def test_each_response_of_a_realtime_session_is_a_call() -> None:
+    """`response.done` has the response; the session knows the model. Shape: openai 3.57.0, RealtimeResponseUsage."""
+    done = {
+        "type": "response.done",
+        "response": {
+            "id": "resp_1",
+            "usage": {
+                "input_tokens": 100,
+                "input_token_details": {"audio_tokens": 60, "text_tokens": 40, "cached_tokens": 20},
+                "output_tokens": 50,
+                "output_token_details": {"audio_tokens": 30, "text_tokens": 20},
+                "total_tokens": 150,
+            },
+        },
+    }
+    event = openai.usage_event(done["response"], model="gpt-realtime", **WHO)
+    assert (event.input_tokens, event.output_tokens, event.model) == (100, 50, "gpt-realtime")
+    assert event.request_metadata == {
+        "provider": "openai",
+        "provider_response_id": "resp_1",
+        "cached_input_tokens": 20,
+        "audio_input_tokens": 60,
+        "audio_output_tokens": 30,
+    }

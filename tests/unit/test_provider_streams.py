@@ -152,6 +152,14 @@ def test_a_stream_of_several_choices_is_whole_when_each_has_finished() -> None:
     assert counts(stream.event(**WHO)) == (4, 6, None)
 
 
+def test_a_choice_that_has_finished_stays_so() -> None:
+    """Chunks that come after its last one take nothing back."""
+    usage = {"prompt_tokens": 4, "completion_tokens": 6, "total_tokens": 10}
+    finished = {"id": "x", "model": "m", "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}
+    stream = [finished, chunk("", usage=usage)]
+    assert counts(openai.usage_event_of_stream(stream, **WHO)) == (4, 6, None)
+
+
 def test_what_a_chat_stream_has_said_is_all_of_its_text() -> None:
     """Answers, reasoning, refusals and arguments of tools are output, and a caller's count gets all of it."""
     stream = openai.StreamUsage()
@@ -175,6 +183,23 @@ def test_a_failed_response_without_usage_is_an_error() -> None:
     failed = {"type": "response.failed", "response": {"id": "resp_1", "model": "m", "status": "failed", "usage": None}}
     with pytest.raises(UsageMissingError):
         openai.usage_event_of_stream([failed], **WHO)
+
+
+def test_how_long_anthropics_cache_is_kept_is_left_out_where_it_is_stale() -> None:
+    """A stream's beginning splits what was written until then; where more comes later, the split is not its sum."""
+    kept = {"ephemeral_5m_input_tokens": 40, "ephemeral_1h_input_tokens": 60}
+    usage = {"input_tokens": 1, "cache_creation_input_tokens": 100, "cache_creation": kept, "output_tokens": 1}
+    begin = {"type": "message_start", "message": {"usage": usage}}
+    block = {"type": "content_block_start"}
+
+    def metadata(written: int) -> dict[str, Any]:
+        said = {"cache_creation_input_tokens": written, "output_tokens": 5}
+        end = {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": said}
+        return anthropic.usage_event_of_stream([begin, block, end], **WHO).request_metadata or {}
+
+    split = {"cache_write_5m_input_tokens": 40, "cache_write_1h_input_tokens": 60}
+    assert metadata(100) == {"provider": "anthropic", "cache_write_input_tokens": 100} | split
+    assert metadata(150) == {"provider": "anthropic", "cache_write_input_tokens": 150}
 
 
 def test_the_anthropic_sdks_own_events_are_not_heard_twice() -> None:
@@ -265,6 +290,15 @@ def test_an_invoked_stream_of_anthropic_is_read_like_anthropics() -> None:
     assert counts(guessed) == (25, len("Hello!"), "estimated")
 
 
+def test_an_invoked_stream_that_was_refused_is_not_billed_for_its_metrics() -> None:
+    """The metrics count what is not charged, too; the message says what it was."""
+    begin = {"type": "message_start", "message": {"usage": {"input_tokens": 9, "output_tokens": 1}}}
+    end = {"type": "message_delta", "delta": {"stop_reason": "refusal"}, "usage": {"output_tokens": 1}}
+    stop = {"type": "message_stop", "amazon-bedrock-invocationMetrics": METRICS}
+    event = bedrock.usage_event_of_stream(wrapped(begin, end, stop), model="anthropic.c", **WHO)
+    assert counts(event) == (0, 0, None)
+
+
 def test_an_invoked_stream_of_nova_is_read_like_converse() -> None:
     """Its chunks hold Converse's events."""
     payloads = case("bedrock_converse_stream").stream or []
@@ -284,6 +318,12 @@ def test_ollama_without_the_prompts_count_is_partial_or_estimated() -> None:
     answer = {"model": "llama3.2", "done": True, "eval_count": 18, "message": {"content": "Hi"}}
     assert counts(ollama.usage_event(answer, **WHO)) == (0, 18, "partial")
     assert counts(ollama.usage_event(answer, estimate_input_tokens=11, **WHO)) == (11, 18, "estimated")
+
+
+def test_ollamas_counts_before_the_end_are_partial() -> None:
+    """Only the object with `done: true` has the last word."""
+    answer = {"model": "llama3.2", "done": False, "prompt_eval_count": 11, "eval_count": 3}
+    assert counts(ollama.usage_event(answer, **WHO)) == (11, 3, "partial")
 
 
 def test_ollama_without_any_count_is_an_error() -> None:

@@ -54,7 +54,7 @@ def usage_event(response: object, **call: Unpack[InvokeCall]) -> UsageEvent:
         usage = _converse_usage(response)
     else:
         usage = _body_usage(body) or _header_usage(response)
-    return event_of(_named(usage, response, response, call), call)
+    return event_of(_named(usage, response, response, call), call, InvokeCall)
 
 
 def usage_event_of_stream(

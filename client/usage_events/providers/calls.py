@@ -92,14 +92,16 @@ class Usage:
     mark: Mark | None = None
 
 
-def event_of(usage: Usage, call: Call) -> UsageEvent:
-    """The event of a call.
+def event_of(usage: Usage, call: Call, arguments: type = Call) -> UsageEvent:
+    """The event of a call; `arguments` is the type that `call` has.
 
     Raises:
+        TypeError: `call` has an argument that does not exist: a misspelt one must not be dropped.
         UsageMissingError: the provider does not say what the call used.
         ProviderUsageError: the answer, or what the caller says of it, does not make an event.
         pydantic.ValidationError: the worker would refuse the event.
     """
+    _check_names(call, arguments)
     usage = attributed(usage)
     if usage.input_tokens is None or usage.output_tokens is None:
         raise UsageMissingError(f"the answer of {call.get('provider') or usage.provider} has no usage: {usage.ask}")
@@ -118,8 +120,8 @@ def event_of(usage: Usage, call: Call) -> UsageEvent:
     fields = {
         "id": identity,
         "created_at": created_at,
-        "user_id": call["user_id"],
-        "organization_id": call["organization_id"],
+        "user_id": call.get("user_id"),  # where it is missing, the event says so
+        "organization_id": call.get("organization_id"),
         "input_tokens": usage.input_tokens,
         "output_tokens": usage.output_tokens,
         "endpoint": call.get("endpoint"),
@@ -129,6 +131,13 @@ def event_of(usage: Usage, call: Call) -> UsageEvent:
         "estimated_cost_usd": call.get("estimated_cost_usd"),
     }
     return UsageEvent.model_validate({name: value for name, value in fields.items() if value is not None})
+
+
+def _check_names(call: Call, arguments: type) -> None:
+    names = arguments.__annotations__.keys()
+    unknown = sorted(call.keys() - names)
+    if unknown:
+        raise TypeError(f"{', '.join(unknown)}: no such argument; there are {', '.join(sorted(names))}")
 
 
 def attributed(usage: Usage) -> Usage:

@@ -2,6 +2,8 @@
 
 Cached, reasoning, audio and prediction tokens are inside of the totals. A server whose total is larger than prompt and
 completion together (some leave reasoning out of the completion) has the rest billed as output.
+
+A Realtime session bills each of its responses: make an event of each `response.done`, of its `response`, with `model=`.
 """
 
 from collections.abc import Iterable
@@ -50,16 +52,12 @@ def usage_of(answer: object, usage: object) -> Usage:
     counts = Counts(usage, "usage")
     if counts.text("type") == "duration":
         raise ProviderUsageError("usage.type is 'duration': seconds are no tokens; make the UsageEvent yourself")
-    total = counts.get("total_tokens")
-    output = counts.get("completion_tokens", "output_tokens")
-    if output is None and total is not None:
-        output = 0  # an embedding; if not, the total shows it
     return Usage(
         provider=PROVIDER,
         ask=_ASK,
         input_tokens=counts.get("prompt_tokens", "input_tokens"),
-        output_tokens=output,
-        total_tokens=total,
+        output_tokens=counts.get("completion_tokens", "output_tokens"),  # none for embeddings: the total says so
+        total_tokens=counts.get("total_tokens"),
         breakdown=_breakdown(counts),
         model=text(answer, "model"),
         response_id=text(answer, "id"),
@@ -105,7 +103,7 @@ class StreamUsage(Stream):
 
     def _take(self, chunk: object) -> None:
         kind = text(chunk, "type")
-        if kind is None:
+        if kind is None or field(chunk, "choices") is not None:
             self._add_chunk(chunk)
         else:
             self._add_event(kind, chunk)

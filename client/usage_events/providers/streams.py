@@ -76,7 +76,7 @@ class Stream(ABC):
         usage = attributed(self._named(self.so_far(), call))
         if not (self.complete and usage.input_tokens is not None and usage.output_tokens is not None):
             usage = _settled(usage, call, self.text, self._input_where_unsaid)
-        return event_of(usage, call)
+        return event_of(usage, call, StreamedCall)
 
 
 def _settled(usage: Usage, call: StreamedCall, text: str, input_where_unsaid: int | None) -> Usage:
