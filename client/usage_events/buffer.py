@@ -4,7 +4,7 @@ import heapq
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, get_args
 from uuid import UUID
 
 from usage_events.errors import BufferFullError
@@ -101,11 +101,13 @@ class MemoryBuffer:
         """`on_dropped` hears how many events have been given up.
 
         Raises:
-            ValueError: a limit below 1.
+            ValueError: a limit below 1, or no way to be full.
         """
         for name, value in (("buffer_events_max", events_max), ("buffer_bytes_max", bytes_max)):
             if value < 1:
                 raise ValueError(f"{name} is {value}; the least is 1")
+        if when_full not in get_args(WhenFull):
+            raise ValueError(f"when_full is {when_full!r}; it must be {' or '.join(map(repr, get_args(WhenFull)))}")
         self._events_max = events_max
         self._bytes_max = bytes_max
         self._drops = when_full == "drop_oldest"

@@ -5,7 +5,7 @@ import logging
 
 from usage_events import backoff
 from usage_events.contract import MESSAGE_BYTES_MAX
-from usage_events.errors import BrokerUnavailableError, MessageTooLargeError, UsageEventsError
+from usage_events.errors import BrokerUnavailableError, MessageTooLargeError, RefusedError, UsageEventsError
 from usage_events.link import Link, Target
 
 _logger = logging.getLogger(__name__)
@@ -20,6 +20,8 @@ class Courier:
         self.trouble: UsageEventsError | None = None  # what stands between this and the broker now
         self._link: Link | None = None
         self._linking = asyncio.Lock()
+        self._refused: RefusedError | None = None
+        self._refusals = 0
 
     async def connect(self) -> None:
         """Connects now, and tries only once.
@@ -66,7 +68,10 @@ class Courier:
         """The link, opened anew where it is lost; one delivery tries, and the others wait for it."""
         if self._link is not None and not self._link.is_lost:
             return self._link
+        refusals_before = self._refusals
         async with self._linking:
+            if self._refused is not None and self._refusals > refusals_before:
+                raise self._refused  # who waited for a connection that was refused need not ask for another
             for delay_seconds in backoff.delays():
                 try:
                     return await self._open_link()
@@ -82,5 +87,10 @@ class Courier:
                 return self._link
             lost, self._link = self._link, None
             await lost.close()
-        self._link = await Link.open(self.target)
+        try:
+            self._link = await Link.open(self.target)
+        except RefusedError as error:
+            self._refused = error
+            self._refusals += 1
+            raise
         return self._link

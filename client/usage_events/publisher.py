@@ -180,9 +180,11 @@ class UsagePublisher:
             UnconfirmedError: that takes longer than `timeout_seconds`; what is left may or may not have arrived.
         """
         self._closed = True
+        if self._ended:
+            return
         try:
             async with asyncio.timeout(timeout_seconds) as deadline:
-                if self._buffer.events and not self._ended:
+                if self._buffer.events:
                     self._begin_sending()
                 await self._sender.drain()
                 await self._deliveries.wait()
