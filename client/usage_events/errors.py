@@ -16,6 +16,14 @@ class BufferFullError(UsageEventsError):
     """The buffer has no room: the event was not recorded, and is the caller's again."""
 
 
+class SpoolUnwritableError(BufferFullError):
+    """The spool's file cannot be written now, as its disk is full or it is locked: the event was not recorded."""
+
+
+class SpoolError(UsageEventsError):
+    """The spool cannot be used at all: its folder is missing or read-only, or the file is another program's."""
+
+
 class UnconfirmedError(UsageEventsError, TimeoutError):
     """The deadline has passed before RabbitMQ has confirmed everything; `events` says how many are left."""
 
