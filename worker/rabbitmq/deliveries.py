@@ -1,13 +1,11 @@
 """A message as either delivery path has it becomes a `Delivery`: what is above sees no difference."""
 
-from functools import lru_cache
-
 from aiormq.abc import DeliveredMessage
 from pamqp.commands import Basic
 
 from worker.delivery import Delivery, PlainProperties
 from worker.rabbitmq.frames import RawDelivery
-from worker.rabbitmq.properties import DELIVERY_COUNT_HEADER, RawProperties
+from worker.rabbitmq.properties import DELIVERY_COUNT_HEADER, RawProperties, text_of
 
 
 def from_frames(raw: RawDelivery, generation: int, queue: str) -> Delivery:
@@ -19,8 +17,8 @@ def from_frames(raw: RawDelivery, generation: int, queue: str) -> Delivery:
         raw.body,
         properties,
         properties.delivery_count if raw.redelivered else 0,
-        _text(raw.exchange),
-        _text(raw.routing_key),
+        text_of(raw.exchange),
+        text_of(raw.routing_key),
         queue,
     )
 
@@ -42,8 +40,3 @@ def from_library(message: DeliveredMessage, generation: int, queue: str) -> Deli
         deliver.routing_key or "",
         queue,
     )
-
-
-@lru_cache(maxsize=1024)
-def _text(raw: bytes) -> str:
-    return raw.decode("utf-8", "backslashreplace")

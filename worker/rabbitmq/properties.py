@@ -6,6 +6,7 @@ producer sets may stop a worker: text that is not UTF-8 comes with escapes, an u
 
 import struct
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 from pamqp import decode
@@ -27,6 +28,12 @@ _APP_ID = 1 << 3
 _BEHIND_HEADERS = (*_TEXTS, _TIMESTAMP, _TYPE, _USER_ID, _APP_ID)
 
 
+@lru_cache(maxsize=1024)
+def text_of(raw: bytes) -> str:
+    """A short text: whatever its bytes are. The same few come with every message, and are held once."""
+    return raw.decode("utf-8", "backslashreplace")
+
+
 class RawProperties:
     """Properties as the flags and values of a content header frame."""
 
@@ -40,11 +47,11 @@ class RawProperties:
         position = 2
         if flags & _CONTENT_TYPE:
             end = position + 1 + raw[position]
-            self.content_type = raw[position + 1 : end].decode("utf-8", "backslashreplace")
+            self.content_type = text_of(raw[position + 1 : end])
             position = end
         if flags & _CONTENT_ENCODING:
             end = position + 1 + raw[position]
-            self.content_encoding = raw[position + 1 : end].decode("utf-8", "backslashreplace")
+            self.content_encoding = text_of(raw[position + 1 : end])
             position = end
         self._flags = flags
         self._position = position
@@ -101,6 +108,6 @@ class RawProperties:
                 continue
             end = position + 1 + self._raw[position]
             if flag == wanted:
-                return self._raw[position + 1 : end].decode("utf-8", "backslashreplace")
+                return text_of(self._raw[position + 1 : end])
             position = end
         return None
