@@ -139,14 +139,14 @@ class MemoryBuffer:
             BufferFullError: there is no room, and none may be made.
         """
         size_bytes = len(entry.text)
-        if self._is_past_limits(1, size_bytes):
+        if not self._has_room(size_bytes):
             if not self._drops:
                 raise BufferFullError(
                     f"the buffer is full: {self.events:,} events of {self.bytes:,} bytes wait, the limits are"
                     f" buffer_events_max={self._events_max:,} and buffer_bytes_max={self._bytes_max:,}; is RabbitMQ"
                     " away? Record it again later, or choose when_full='drop_oldest' or 'spool'"
                 )
-            self._drop_until_fits(1, size_bytes)
+            self._make_room(size_bytes)
         self._fresh.append((self._next_key, entry))
         self._next_key += 1
         self.bytes += size_bytes
@@ -170,29 +170,23 @@ class MemoryBuffer:
         """Forgets these; what is leased is held by its lease alone."""
 
     def give_back(self, lease: Lease) -> None:
-        """These wait again; past the limits `drop_oldest` gives up the oldest, and `raise` keeps them all."""
+        """These wait again, also past the limits: the next `put` is where something is refused or given up."""
         for key, entry in zip(lease.keys, lease.entries, strict=True):
             heapq.heappush(self._given_back, (key, entry))
             self.bytes += len(entry.text)
-        if self._drops:
-            self._drop_until_fits(0, 0)
 
     def close(self) -> None:
         """Memory needs no end."""
 
-    def _is_past_limits(self, more_events: int, more_bytes: int) -> bool:
+    def _has_room(self, size_bytes: int) -> bool:
         events = self.events
-        if events + more_events <= 1:
-            return False
-        return events + more_events > self._events_max or self.bytes + more_bytes > self._bytes_max
+        return events == 0 or (events < self._events_max and self.bytes + size_bytes <= self._bytes_max)
 
-    def _drop_until_fits(self, more_events: int, more_bytes: int) -> None:
-        dropped = 0
-        while self._is_past_limits(more_events, more_bytes):
+    def _make_room(self, size_bytes: int) -> None:
+        events_before = self.events
+        while not self._has_room(size_bytes):
             self._take_oldest()
-            dropped += 1
-        if dropped:
-            self._on_dropped(dropped)
+        self._on_dropped(events_before - self.events)
 
     def _take_oldest(self) -> None:
         _, entry = heapq.heappop(self._given_back) if self._given_back else self._fresh.popleft()
