@@ -1,0 +1,87 @@
+"""What a service notices of the client before it sends anything: types, imports, and what they cost."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+RUNS = 5
+IMPORT_RATIO_MAX = 1.3
+
+CODE_OF_A_USER = """
+import asyncio
+from collections.abc import Sequence
+from uuid import UUID
+
+from usage_events import BufferFullError, UnconfirmedError, UsageEvent, UsageEventsError, UsagePublisher
+
+
+def report(error: UsageEventsError, events: Sequence[bytes]) -> None:
+    print(len(events), error)
+
+
+async def serve(user: UUID, organization: UUID) -> int:
+    publisher = UsagePublisher("amqp://localhost/", app_id="chat", when_full="drop_oldest", on_error=report)
+    await publisher.start()
+    event = UsageEvent(user_id=user, organization_id=organization, input_tokens=3, model="m")
+    try:
+        publisher.record(event)
+        await publisher.flush(timeout_seconds=1.5)
+    except BufferFullError:
+        print(publisher.books.openmetrics("chat"))
+    except UnconfirmedError as error:
+        return error.events
+    async with UsagePublisher("amqp://localhost/") as other:
+        await (await other.send([event.to_json()]))
+    await publisher.close(timeout_seconds=8)
+    return publisher.books.confirmed + publisher.books.as_dict()["dropped"]
+"""
+WRONG_LINES = {
+    'UsagePublisher("amqp://localhost/", when_full="block")': "arg-type",
+    'UsagePublisher("amqp://localhost/").record(b"{}")': "arg-type",
+    'UsagePublisher("amqp://localhost/").books.lost': "attr-defined",
+}
+
+
+def run(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Python with these arguments."""
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, cwd=cwd, check=False)
+
+
+def test_mypy_strict_passes_in_a_users_code(tmp_path: Path) -> None:
+    """The package's types are complete: right code passes, and each wrong line is an error of its own kind."""
+    wrong = "\n".join(f"{line}  # wrong {number}" for number, line in enumerate(WRONG_LINES))
+    (tmp_path / "right.py").write_text(CODE_OF_A_USER)
+    (tmp_path / "wrong.py").write_text(f"from usage_events import UsagePublisher\n\n{wrong}\n")
+    done = run("-m", "mypy", "--strict", "--python-version=3.11", "right.py", "wrong.py", cwd=tmp_path)
+    errors = [line for line in done.stdout.splitlines() if " error: " in line]
+    assert [line.partition(": error: ")[0] for line in errors] == [f"wrong.py:{number}" for number in (3, 4, 5)]
+    for line, kind in zip(errors, WRONG_LINES.values(), strict=True):
+        assert line.endswith(f"[{kind}]")
+
+
+def _cpu_seconds(program: str) -> float:
+    """The least of several runs: what the import itself costs."""
+    measured = f"{program}\nimport resource\nprint(resource.getrusage(resource.RUSAGE_SELF).ru_utime)"
+    return min(float(run("-c", measured).stdout) for _ in range(RUNS))
+
+
+def test_importing_costs_little_more_than_pydantic() -> None:
+    """A service that uses pydantic pays at most 1.3 times its import for `usage_events`. A ratio, not a time."""
+    small_model = "import pydantic\nclass Small(pydantic.BaseModel):\n    number: int"
+    assert _cpu_seconds("import usage_events") <= IMPORT_RATIO_MAX * _cpu_seconds(small_model)
+
+
+@pytest.mark.parametrize(
+    ("program", "absent"),
+    [
+        ("import usage_events", ("pydantic", "aio_pika", "asyncio", "sqlite3")),
+        ("from usage_events import UsageEvent", ("aio_pika", "aiormq", "asyncio", "sqlite3")),
+        ("from usage_events import UsagePublisher", ("aio_pika", "aiormq", "worker")),
+    ],
+)
+def test_nothing_is_loaded_before_it_is_needed(program: str, absent: tuple[str, ...]) -> None:
+    """Who only makes events loads no broker's library; who has not sent anything yet has not loaded it either."""
+    done = run("-c", f"{program}\nimport sys\nprint(*[name for name in {absent!r} if name in sys.modules])")
+    assert (done.stdout, done.stderr) == ("\n", "")
