@@ -5,15 +5,15 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import aclosing
 
-from usage_events.contract import CONTENT_TYPE_JSON, MESSAGE_BYTES_MAX
+from usage_events.contract import CONTENT_TYPE_JSON
 from usage_events.direct import Confirmation
 from usage_events.publisher import UsagePublisher
 from usage_events.rules import Window
 
 from worker.decode import decode
-from worker.ndjson import STANDARD_INPUT, read_chunks
+from worker.event_files import Candidate, Reader, name_of, read_ndjson
 
-_BLANKS = b" \t\r\n"
+_MICRO = 1_000_000
 _CREDIT_SECONDS_MAX = 1.0
 
 
@@ -53,6 +53,24 @@ class Pace:
         return max(0.0, due - now)
 
 
+class TracePace:
+    """Spreads events over time as their own times are spread, `speed` times faster. Pure, like `Pace`.
+
+    What is late, as after an outage, goes at once.
+    """
+
+    def __init__(self, speed: float) -> None:
+        self._speed = speed
+        self._start: tuple[int, float] | None = None
+
+    def delay(self, at_us: int, now: float) -> float:
+        """Seconds to wait before an event of this time may go; the first one sets the beginning."""
+        if self._start is None:
+            self._start = (at_us, now)
+        first_us, started = self._start
+        return max(0.0, started + (at_us - first_us) / _MICRO / self._speed - now)
+
+
 class LinePublisher:
     """Reads files of events and publishes them; stops at the first event that cannot be delivered."""
 
@@ -62,10 +80,10 @@ class LinePublisher:
         *,
         events_per_message: int,
         rules: LineRules | None,
-        pace: Pace | None,
+        pace: Pace | TracePace | None,
         on_refused: Callable[[list[str]], None],
     ) -> None:
-        """Without `rules` every line goes as it is; without `pace` as fast as RabbitMQ takes it.
+        """Without `rules` every event goes as it is; without a pace as fast as RabbitMQ takes it.
 
         `on_refused` hears all that is wrong with a line, each as `file:line: field: message`.
         """
@@ -73,20 +91,21 @@ class LinePublisher:
         self._publisher = publisher
         self._events_per_message = events_per_message
         self._rules = rules
-        self._pace = pace
+        self._pace = pace if isinstance(pace, Pace) else None
+        self._trace_pace = pace if isinstance(pace, TracePace) else None
         self._on_refused = on_refused
         self._events: list[bytes] = []
         self._unconfirmed: set[Confirmation] = set()
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    async def publish(self, paths: Sequence[str]) -> None:
-        """Returns when every good line is confirmed.
+    async def publish(self, paths: Sequence[str], read: Reader = read_ndjson) -> None:
+        """Returns when every good line is confirmed; `read` gives what a file holds.
 
         Raises:
             OSError: a file cannot be read.
             RefusedError: RabbitMQ refuses the events.
         """
-        feeding = asyncio.create_task(self._feed(paths))
+        feeding = asyncio.create_task(self._feed(paths, read))
         try:
             await asyncio.wait({feeding, self._failed}, return_when=asyncio.FIRST_COMPLETED)
             if self._failed.done():
@@ -96,33 +115,39 @@ class LinePublisher:
             feeding.cancel()
             await asyncio.gather(feeding, return_exceptions=True)
 
-    async def _feed(self, paths: Sequence[str]) -> None:
+    async def _feed(self, paths: Sequence[str], read: Reader) -> None:
         for path in paths:
-            name = "<stdin>" if path == STANDARD_INPUT else path
-            async with aclosing(read_chunks(path, MESSAGE_BYTES_MAX)) as chunks:
-                async for lines, size_bytes in chunks:
-                    for number, text in lines:
-                        if self._take(f"{name}:{number}", text):
-                            await self._send()
+            async with aclosing(read(path)) as pieces:
+                async for candidates, size_bytes in pieces:
+                    for candidate in candidates:
+                        if self._is_good(candidate, name_of(path)):
+                            await self._take(candidate)
                     self.read_bytes += size_bytes
         if self._events:
             await self._send()
         while self._unconfirmed:
             await asyncio.wait(self._unconfirmed)
 
-    def _take(self, place: str, text: bytes) -> bool:
-        """Keeps the event of a line, or reports it; says whether a message is full."""
-        problems = [f"longer than {MESSAGE_BYTES_MAX:,} bytes, the limit of a message"]
-        if len(text) <= MESSAGE_BYTES_MAX:
-            text = text.strip(_BLANKS)
-            if not text:
-                return False
-            problems = [] if self._rules is None else self._rules.problems(text, time.time_ns() // 1000)
-        if not problems:
-            self._events.append(text)
-            return len(self._events) == self._events_per_message
-        self._on_refused([f"{place}: {problem}" for problem in problems])
-        return False
+    def _is_good(self, candidate: Candidate, name: str) -> bool:
+        """Judges a candidate; a bad one is reported."""
+        problems = candidate.problems
+        if not problems and self._rules is not None:
+            problems = self._rules.problems(candidate.text, time.time_ns() // 1000)
+        if problems:
+            self._on_refused([f"{name}:{candidate.line}: {_printable(problem)}" for problem in problems])
+        return not problems
+
+    async def _take(self, candidate: Candidate) -> None:
+        """Keeps an event until its message is full, or until it is the next one's turn."""
+        if self._trace_pace is not None and candidate.at_us is not None:
+            delay = self._trace_pace.delay(candidate.at_us, asyncio.get_running_loop().time())
+            if delay > 0:
+                if self._events:
+                    await self._send()
+                await asyncio.sleep(delay)
+        self._events.append(candidate.text)
+        if len(self._events) == self._events_per_message:
+            await self._send()
 
     async def _send(self) -> None:
         events, self._events = self._events, []

@@ -24,7 +24,8 @@ ADAPTERS = ("worker.postgres", "worker.rabbitmq")
 COMPOSERS = ("worker/app.py", "worker/commands/", "worker/demo/", "worker/postgres/", "worker/rabbitmq/")
 # Of these: what neither waits nor looks at a clock.
 PURE = (
-    "batch", "decode", "delivery", "errors", "findings", "prefetch", "settle", "source", "store",
+    "batch", "csv_events", "csv_fields", "csv_rows", "decode", "delivery", "errors", "findings", "prefetch", "settle",
+    "source", "store",
     *(f"dead_letters/{name}" for name in ("erasing", "event_names", "export", "json_edit", "json_layout", "letters",
                                           "mending", "redaction", "replay_pace", "text")),
 )  # fmt: skip

@@ -15,8 +15,11 @@ from usage_events.errors import UnroutableError
 from usage_events.publisher import UsagePublisher
 
 from worker.commands.publish import EVENTS_PER_MESSAGE_MAX, Counts
+from worker.csv_events import Recipe
+from worker.errors import ConfigurationError
+from worker.event_files import CsvFiles
 from worker.ndjson import Line, LineSplitter, read_chunks
-from worker.publishing import LinePublisher, LineRules, Pace
+from worker.publishing import LinePublisher, LineRules, Pace, TracePace
 
 NOW_US = 1_772_000_000_000_000  # 2026-02-25T06:13:20Z
 RULES = LineRules(max_age_seconds=3_024_000, max_ahead_seconds=300)
@@ -147,6 +150,80 @@ def test_pace_catches_up_one_second_at_most() -> None:
     pace = Pace(100)
     pace.delay(50, 0.0)
     assert [pace.delay(50, 60.0) for _ in range(4)] == [0.0, 0.0, 0.0, 0.5]
+
+
+def test_a_trace_keeps_its_spacing() -> None:
+    """Sixty times faster, a minute is a second; what is late or out of order goes at once."""
+    pace = TracePace(60)
+    minute_us = 60_000_000
+    assert [pace.delay(at * minute_us, 10.0) for at in (5, 6, 8, 4)] == [0.0, 1.0, 3.0, 0.0]
+    assert [pace.delay(at * minute_us, 12.5) for at in (6, 8)] == [0.0, 0.5]
+
+
+def csv_file(folder: Path, *seconds: float) -> str:
+    """A file with a row for each time, in seconds since a minute."""
+    path = folder / "calls.csv"
+    rows = "".join(f"2026-02-25 06:00:{second:09.6f},{number}\n" for number, second in enumerate(seconds))
+    path.write_text(f"created_at,input_tokens\n{rows}")
+    return str(path)
+
+
+def csv_files(said: list[str]) -> CsvFiles:
+    """Reads such files."""
+    return CsvFiles(Recipe(id_source="tests"), ",", needs_times=True, say=said.append)
+
+
+async def test_events_that_are_due_together_go_together(tmp_path: Path) -> None:
+    """A pause of the trace ends a message: nothing is held back until a message is full, nor sent before its time."""
+    path, publisher, said = csv_file(tmp_path, 0, 0, 0.05, 0.05, 0.05), FakePublisher(), list[str]()
+    await make(publisher, [], events_per_message=10, pace=TracePace(1)).publish([path], csv_files(said).read)
+    tokens = [[json.loads(text)["input_tokens"] for text in group] for group in publisher.sent]
+    assert tokens == [[0, 1], [2, 3, 4]]
+    assert said == [f"{path}: times without an offset were taken as UTC"]
+
+
+async def test_times_are_moved_so_that_the_newest_is_the_given_one(tmp_path: Path) -> None:
+    """One offset for all, whatever the order of the rows, and no more events than rows."""
+    path, publisher = csv_file(tmp_path, 3, 59.5, 1), FakePublisher()
+    files = csv_files([])
+    assert await files.shift_to(NOW_US, [path]) == NOW_US - (1_771_999_259_500_000 - 60_000_000 * 0)
+    await make(publisher, []).publish([path], files.read)
+    times = [json.loads(text)["created_at"] for group in publisher.sent for text in group]
+    assert times == ["2026-02-25T06:12:23.500000Z", "2026-02-25T06:13:20.000000Z", "2026-02-25T06:12:21.500000Z"]
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("", "calls.csv is empty: its first line must name the columns"),
+        ("time,input_tokens\n", "name it with --map created_at=COLUMN; the columns are: time, input_tokens"),
+    ],
+)
+async def test_a_file_that_does_not_fit_is_an_error(tmp_path: Path, text: str, error: str) -> None:
+    """It is told before anything of it is sent."""
+    path, publisher = tmp_path / "calls.csv", FakePublisher()
+    path.write_text(text)
+    with pytest.raises(ConfigurationError, match=error):
+        await make(publisher, []).publish([str(path)], csv_files([]).read)
+    assert publisher.sent == []
+
+
+async def test_there_must_be_a_time_to_move(tmp_path: Path) -> None:
+    """A file without rows, and standard input, which cannot be read twice, are told."""
+    with pytest.raises(ConfigurationError, match="has a time that can be read: nothing to move"):
+        await csv_files([]).shift_to(NOW_US, [csv_file(tmp_path)])
+    with pytest.raises(ConfigurationError, match="standard input cannot be read twice"):
+        await csv_files([]).shift_to(NOW_US, ["-"])
+
+
+async def test_bad_rows_are_told_with_their_line(tmp_path: Path) -> None:
+    """What the conversion finds is not told again by the rules; control characters are escaped."""
+    path, refused, publisher = tmp_path / "calls.csv", list[str](), FakePublisher()
+    path.write_text('created_at,input_tokens\n2026-02-25 06:00:00,\x1b[31m\n"2026-02-25\n06:00",1\n')
+    await make(publisher, refused, rules=RULES).publish([str(path)], csv_files([]).read)
+    assert refused[0] == f"{path}:2: input_tokens: '\\x1b[31m' is no whole number"
+    assert refused[1].startswith(f"{path}:3: created_at: '2026-02-25\\n06:00' is no time; ")
+    assert (len(refused), publisher.sent) == (2, [])
 
 
 async def test_lines_go_verbatim_in_groups(tmp_path: Path) -> None:

@@ -5,19 +5,23 @@ import json
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from worker.errors import ConfigurationError, SystemUnavailableError, UsageWorkerError
+from worker.publish_options import CsvOptions, csv_options
 
 if TYPE_CHECKING:
     from rich.console import Console
     from usage_events.books import Books
     from usage_events.publisher import UsagePublisher
 
-    from worker.publishing import LinePublisher
+    from worker.csv_events import Recipe
+    from worker.event_files import Reader
+    from worker.publishing import LinePublisher, Pace, TracePace
     from worker.settings import Settings
 
 EVENTS_PER_MESSAGE_MAX = 1000  # the contract's; written here so that --help need not load it
@@ -30,6 +34,13 @@ $ export USAGE_AMQP_URL=amqp://usage:secret@127.0.0.1:5672/
 $ usage-worker publish --rate 2000 usage.ndjson
 usage.ndjson:17: input_token: unknown field; did you mean input_tokens?
 published: 10,000 events confirmed in 100 messages, 1 line refused
+
+\b
+$ usage-worker publish trace.csv --map created_at=TIMESTAMP \\
+    --map input_tokens=ContextTokens --map output_tokens=GeneratedTokens \\
+    --set model=gpt-4o --set user_id=11111111-1111-4111-8111-111111111111 \\
+    --set organization_id=22222222-2222-4222-8222-222222222222 \\
+    --shift-time --replay-speed 60
 
 \b
 Exit status: 0 all confirmed; 3 some lines refused, the others confirmed;
@@ -46,6 +57,8 @@ class Options:
     rate: int | None
     is_validated: bool
     app_id: str
+    csv: CsvOptions
+    recipe: "Recipe"
 
 
 @dataclass(slots=True)
@@ -102,6 +115,7 @@ class Counts:
     show_default=True,
     help="The producer's name; dead letters show it.",
 )
+@csv_options
 @click.option("--json", "as_json", is_flag=True, help="Print the final counts as one JSON object.")
 @click.pass_context
 def command(  # noqa: PLR0913 - click hands over one argument for each option
@@ -113,16 +127,25 @@ def command(  # noqa: PLR0913 - click hands over one argument for each option
     no_validate: bool,
     app_id: str,
     as_json: bool,
+    csv: CsvOptions,
 ) -> None:
-    """Publish the events in FILE..., one JSON object a line; - reads standard input.
+    """Publish the events in FILE..., one JSON object a line, or the rows of a CSV file; - reads standard input.
 
-    Needs only RabbitMQ (USAGE_AMQP_URL, USAGE_EXCHANGE). Each line is judged by the worker's rules first: a bad one is
-    reported with file and line and left out. Good lines are sent byte for byte, many messages at once, and again until
-    RabbitMQ has confirmed them. Blank lines are skipped.
+    Needs only RabbitMQ (USAGE_AMQP_URL, USAGE_EXCHANGE). Each event is judged by the worker's rules first: a bad one is
+    reported with file and line and left out. Good ones are sent, JSON byte for byte, many messages at once, and again
+    until RabbitMQ has confirmed them. Blank lines are skipped.
+
+    Of CSV the first line names the columns. An empty cell is an absent field; a time without an offset is UTC; a column
+    that is mapped to no field is left out. An event's id is made of what the file holds up to its row: a file sent
+    again, or one that has grown, counts no row twice. Moved times are other content for the same ids: send a trace
+    again with the --shift-to that the first run prints, or as new events with another --id-source.
     """
     from worker.settings import load_settings
 
-    options = Options(files, events_per_message, rate, not no_validate, app_id)
+    csv.check(files)
+    if rate is not None and csv.replay_speed is not None:
+        raise click.UsageError("--rate and --replay-speed both set the pace: give one")
+    options = Options(files, events_per_message, rate, not no_validate, app_id, csv, csv.recipe())
     settings = load_settings()
     publisher = _make_publisher(settings, options)
     counts = Counts()
@@ -168,7 +191,7 @@ async def _publish(publisher: "UsagePublisher", options: Options, settings: "Set
 async def _publish_files(
     publisher: "UsagePublisher", options: Options, settings: "Settings", counts: Counts, console: "Console"
 ) -> None:
-    from worker.publishing import LinePublisher, LineRules, Pace
+    from worker.publishing import LinePublisher, LineRules
 
     def report_refused(problems: list[str]) -> None:
         counts.refused += 1
@@ -179,20 +202,44 @@ async def _publish_files(
         publisher,
         events_per_message=options.events_per_message,
         rules=rules if options.is_validated else None,
-        pace=None if options.rate is None else Pace(options.rate),
+        pace=_pace(options),
         on_refused=report_refused,
     )
     bar = None
-    if console.is_terminal:
-        bar = asyncio.create_task(_show_progress(console, publisher, lines, _size_bytes(options.files)))
     try:
-        await lines.publish(options.files)
+        read = await _reader(options, console)
+        if console.is_terminal:
+            bar = asyncio.create_task(_show_progress(console, publisher, lines, _size_bytes(options.files)))
+        await lines.publish(options.files, read)
     except OSError as error:
         raise UsageWorkerError(f"{error.filename or 'standard input'}: cannot be read: {error.strerror}") from error
     finally:
         if bar is not None:
             bar.cancel()
             await asyncio.gather(bar, return_exceptions=True)
+
+
+def _pace(options: Options) -> "Pace | TracePace | None":
+    from worker.publishing import Pace, TracePace
+
+    if options.csv.replay_speed is not None:
+        return TracePace(options.csv.replay_speed)
+    return None if options.rate is None else Pace(options.rate)
+
+
+async def _reader(options: Options, console: "Console") -> "Reader":
+    """How each file is read; moves the times of CSV files first, where they are to be moved."""
+    from worker.csv_fields import moment_us
+    from worker.event_files import CsvFiles, read_ndjson
+
+    csv = options.csv
+    needs_times = csv.moves_times or csv.replay_speed is not None
+    files = CsvFiles(options.recipe, csv.delimiter, needs_times=needs_times, say=console.print)
+    if csv.moves_times:
+        newest = csv.shift_to or datetime.now(UTC)
+        shift = timedelta(microseconds=await files.shift_to(moment_us(newest), options.files))
+        console.print(f"times are moved by {shift}; the same events again: --shift-to {newest:%Y-%m-%dT%H:%M:%S.%fZ}")
+    return lambda path: files.read(path) if csv.is_csv(path) else read_ndjson(path)
 
 
 async def _show_progress(
