@@ -2,12 +2,22 @@
 
 import asyncio
 import logging
+import os
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
 from usage_events.books import Books
-from usage_events.buffer import Buffer, Entry, MemoryBuffer, WhenFull
+from usage_events.buffer import Buffer, Entry
+from usage_events.buffers import (
+    DEFAULT_BUFFER_BYTES_MAX,
+    DEFAULT_BUFFER_EVENTS_MAX,
+    DEFAULT_SPOOL_BYTES_MAX,
+    BufferOptions,
+    Durability,
+    Sync,
+    WhenFull,
+)
 from usage_events.complaints import Complaints, OnError
 from usage_events.courier import Courier
 from usage_events.direct import Confirmation, DirectSender
@@ -19,8 +29,6 @@ from usage_events.sender import Packing, Sender
 
 DEFAULT_EXCHANGE = "usage"
 DEFAULT_ROUTING_KEY = "usage.recorded"
-DEFAULT_BUFFER_EVENTS_MAX = 100_000
-DEFAULT_BUFFER_BYTES_MAX = 64 * 1024 * 1024
 DEFAULT_EVENTS_PER_MESSAGE_MAX = 100
 DEFAULT_LINGER_SECONDS = 0.05
 DEFAULT_IN_FLIGHT_MAX = 64  # more is slower: aiormq looks at all of them for each confirmation
@@ -47,7 +55,13 @@ class UsagePublisher:
         routing_key: of every message.
         partition_by_organization: a message holds one organization's events, and its routing key ends with
             the organization's id: `usage.recorded.<organization_id>`.
-        when_full: what `record` does while as much waits as the buffer holds: `raise`, or `drop_oldest`.
+        durability: where events wait: in `memory`, or in the `spool`, a file that outlives the process.
+        when_full: what `record` does while as much waits as the buffer holds: `raise`, `drop_oldest`, or, from memory,
+            `spool`, which puts what does not fit into the file.
+        spool_path: the file, on a local disk; any number of processes may share it.
+        spool_bytes_max: how long the events in it may be together.
+        spool_sync: what a power cut may cost: with `normal` the last moments, with `full` nothing, and each `record`
+            waits for the disk.
         buffer_events_max: how many events may wait.
         buffer_bytes_max: how long they may be together; what is in flight comes on top.
         events_per_message_max: events sent together; a message is also full at 1 MiB.
@@ -66,7 +80,11 @@ class UsagePublisher:
         exchange: str = DEFAULT_EXCHANGE,
         routing_key: str = DEFAULT_ROUTING_KEY,
         partition_by_organization: bool = False,
+        durability: Durability = "memory",
         when_full: WhenFull = "raise",
+        spool_path: str | os.PathLike[str] | None = None,
+        spool_bytes_max: int = DEFAULT_SPOOL_BYTES_MAX,
+        spool_sync: Sync = "normal",
         buffer_events_max: int = DEFAULT_BUFFER_EVENTS_MAX,
         buffer_bytes_max: int = DEFAULT_BUFFER_BYTES_MAX,
         events_per_message_max: int = DEFAULT_EVENTS_PER_MESSAGE_MAX,
@@ -79,21 +97,24 @@ class UsagePublisher:
 
         Raises:
             ValueError: an argument that no broker can take, with its limit.
+            SpoolError: the spool's file cannot be used.
         """
+        self._buffering = BufferOptions(
+            durability, when_full, buffer_events_max, buffer_bytes_max, spool_path, spool_bytes_max, spool_sync
+        )
         self._target = Target(amqp_url, exchange, routing_key, app_id, by_organization=partition_by_organization)
         self._courier = Courier(self._target)
         self._complaints = Complaints(on_error)
         self._books = Books()
-        self._buffer: Buffer = MemoryBuffer(
-            events_max=buffer_events_max, bytes_max=buffer_bytes_max, when_full=when_full, on_dropped=self._note_dropped
-        )
         self._deliveries = Deliveries(InFlightWindow(messages_max=in_flight_max, bytes_max=in_flight_bytes_max))
+        packing = Packing(routing_key, partition_by_organization, events_per_message_max, linger_seconds)
+        self._buffer = self._make_buffer()
         self._sender = Sender(
             buffer=self._buffer,
             courier=self._courier,
             deliveries=self._deliveries,
             books=self._books,
-            packing=Packing(routing_key, partition_by_organization, events_per_message_max, linger_seconds),
+            packing=packing,
             complaints=self._complaints,
         )
         self._direct = DirectSender(
@@ -141,7 +162,7 @@ class UsagePublisher:
         """
         self._refuse_if_closed()
         self._buffer.put(Entry(event.to_json(), event.organization_id))
-        self._books.recorded += 1
+        self._note_recorded()
         self._sender.notify()
 
     async def flush(self, timeout_seconds: float | None = None) -> None:
@@ -177,7 +198,8 @@ class UsagePublisher:
         """Takes no more events, waits until all that it has is confirmed or given up, and disconnects.
 
         Raises:
-            UnconfirmedError: that takes longer than `timeout_seconds`; what is left may or may not have arrived.
+            UnconfirmedError: that takes longer than `timeout_seconds`; what is left may or may not have arrived, and
+                stays in the spool, if there is one.
         """
         self._closed = True
         if self._ended:
@@ -189,7 +211,8 @@ class UsagePublisher:
                 await self._sender.drain()
                 await self._deliveries.wait()
         except TimeoutError:
-            raise self._unconfirmed(timeout_seconds, "they may or may not have arrived") from None
+            fate = "they stay in the spool" if self._buffering.uses_spool else "they may or may not have arrived"
+            raise self._unconfirmed(timeout_seconds, fate) from None
         else:
             await self._courier.close(_left_seconds(deadline.when()))
         finally:
@@ -229,12 +252,24 @@ class UsagePublisher:
         if self._sending is None:
             self._sending = asyncio.create_task(self._sender.run(), name="usage_events sender")
 
+    def _make_buffer(self) -> Buffer:
+        return self._buffering.make(self._note_dropped, self._note_spooled)
+
+    def _note_recorded(self) -> None:
+        self._books.recorded += 1
+        if self._buffering.durability == "spool":
+            self._books.spooled += 1
+
+    def _note_spooled(self) -> None:
+        self._books.spooled += 1
+
     def _note_dropped(self, count: int) -> None:
         self._books.dropped += count
         self._complaints.dropped(count)
 
     def _unconfirmed(self, timeout_seconds: float | None, fate: str) -> UnconfirmedError:
-        count = self.books.open
+        # A spool may hold what others have recorded, or this service before it was started again.
+        count = self.books.buffered if self._buffering.uses_spool else self.books.open
         why = self._courier.trouble or f"RabbitMQ at {self._target.broker} has not answered"
         return UnconfirmedError(f"events not confirmed after {timeout_seconds} s: {count:,}; {fate}. {why}", count)
 

@@ -111,6 +111,10 @@ class Sender:
         """Events that are on their way."""
         return sum(len(parcel.lease.keys) for parcel in self._on_their_way)
 
+    def wants_notice(self) -> bool:
+        """Whether a new event is worth a call of `notify`; may be asked in any thread."""
+        return self._is_idle or bool(self._hurries) or self._is_message_full()
+
     def notify(self) -> None:
         """The buffer has a new event. Called for each: it must not cost anything."""
         if self._is_idle or self._is_message_full():
@@ -155,11 +159,11 @@ class Sender:
 
     async def _next_lease(self) -> Lease:
         while True:
+            self._woken.clear()
+            self._is_idle = True  # before the buffer is looked at: another thread looks at this after it has put in
             if not self._buffer.events:
-                self._woken.clear()
-                self._is_idle = True
                 await _wait(self._woken, self._buffer.poll_seconds)
-                self._is_idle = False
+            self._is_idle = False
             if not self._hurries and not self._is_message_full():
                 self._woken.clear()
                 await _wait(self._woken, self._packing.linger_seconds)
