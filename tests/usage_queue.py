@@ -1,6 +1,7 @@
 """A queue bound as the worker's is, for tests that look at what a producer has sent."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from typing import Any
@@ -49,3 +50,15 @@ async def receive_until(queue: AbstractQueue, wanted: Collection[bytes]) -> list
         bodies.append(body)
         missing.discard(body)
     return bodies
+
+
+async def ids_in(queue: AbstractQueue, count: int) -> list[str]:
+    """The ids of the next events, at least so many; more, where more are there."""
+    found: list[str] = []
+    async with queue.iterator(no_ack=True) as messages:
+        async for message in messages:
+            body = json.loads(message.body)
+            found += [one["id"] for one in (body if isinstance(body, list) else [body])]
+            if len(found) >= count:
+                break
+    return found

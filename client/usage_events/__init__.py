@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from usage_events.blocking import BlockingUsagePublisher
     from usage_events.errors import (
         AccessRefusedError,
         BrokerUnavailableError,
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
         ExchangeMissingError,
         ProviderUsageError,
         RefusedError,
+        SpoolError,
+        SpoolUnwritableError,
         UnconfirmedError,
         UnroutableError,
         UsageEventsError,
@@ -24,12 +27,15 @@ if TYPE_CHECKING:
 # Where each public name stands. It is loaded when first used: who only makes events never loads the broker's library.
 _MODULES = {
     "AccessRefusedError": "errors",
+    "BlockingUsagePublisher": "blocking",
     "BrokerUnavailableError": "errors",
     "BufferFullError": "errors",
     "EventTooLargeError": "errors",
     "ExchangeMissingError": "errors",
     "ProviderUsageError": "errors",
     "RefusedError": "errors",
+    "SpoolError": "errors",
+    "SpoolUnwritableError": "errors",
     "UnconfirmedError": "errors",
     "UnroutableError": "errors",
     "UsageEvent": "event",
@@ -42,12 +48,15 @@ _MODULES = {
 
 __all__ = [
     "AccessRefusedError",
+    "BlockingUsagePublisher",
     "BrokerUnavailableError",
     "BufferFullError",
     "EventTooLargeError",
     "ExchangeMissingError",
     "ProviderUsageError",
     "RefusedError",
+    "SpoolError",
+    "SpoolUnwritableError",
     "UnconfirmedError",
     "UnroutableError",
     "UsageEvent",

@@ -332,7 +332,7 @@ async def test_sending_and_closing_do_not_cross(broker: FakeBroker) -> None:
         ({"events_per_message_max": 0}, "events_per_message_max is 0; it must be from 1 to 1,000"),
         ({"linger_seconds": -1.0}, "linger_seconds is -1.0; it must be 0 or more"),
         ({"buffer_events_max": 0}, "buffer_events_max is 0; the least is 1"),
-        ({"when_full": "block"}, "when_full is 'block'; it must be 'raise' or 'drop_oldest'"),
+        ({"when_full": "block"}, "when_full is 'block'; it must be 'raise' or 'drop_oldest' or 'spool'"),
         (
             {"routing_key": "x" * 219, "partition_by_organization": True},
             "routing_key is 256 bytes long; the limit is 255",
