@@ -8,7 +8,7 @@ class Sizes:
     """Events a run unless the name says otherwise. Chosen so that one takes a few seconds on two cores."""
 
     rounds: int = 3
-    single: int = 150_000
+    single: int = 300_000
     arrays: int = 600_000
     faststream: int = 20_000
     executemany: int = 100_000
