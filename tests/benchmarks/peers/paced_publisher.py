@@ -28,6 +28,7 @@ from benchmarks.backlog import plain_properties
 from benchmarks.workload import People, make_events, messages_of, totals_of
 
 TICK_SECONDS = 0.002
+CONFIRM_SECONDS_MAX = 60.0
 TEMPLATES = 500
 CHANNEL = 1
 _ID_PLACE, _TIME_PLACE = b"0" * 36, b"T" * 32
@@ -69,9 +70,43 @@ class Templates:
         }
 
 
+class Confirms:
+    """What RabbitMQ has confirmed: what is not may be lost, and then no figure is one."""
+
+    def __init__(self, channel: Any) -> None:
+        self._up_to = 0
+        self._beyond: set[int] = set()
+        self._came = asyncio.Event()
+        self._error: str | None = None
+        channel._on_confirm_frame = self._take  # frames are written past the library: it knows nothing of their tags
+
+    async def until(self, messages: int) -> None:
+        """Wait until so many messages are confirmed.
+
+        Raises:
+            RuntimeError: RabbitMQ has refused one.
+        """
+        while self._up_to + len(self._beyond) < messages:
+            self._came.clear()
+            await asyncio.wait_for(self._came.wait(), CONFIRM_SECONDS_MAX)
+            if self._error:
+                raise RuntimeError(self._error)
+
+    async def _take(self, answer: commands.Basic.Ack | commands.Basic.Nack) -> None:
+        if isinstance(answer, commands.Basic.Nack):
+            self._error = f"RabbitMQ has refused message {answer.delivery_tag}"
+        elif answer.multiple:
+            self._up_to = max(self._up_to, answer.delivery_tag or 0)
+            self._beyond = {tag for tag in self._beyond if tag > self._up_to}
+        elif (answer.delivery_tag or 0) > self._up_to:
+            self._beyond.add(answer.delivery_tag or 0)
+        self._came.set()
+
+
 async def publish(channel: Any, templates: Templates, rate: float, seconds: float) -> dict[str, float]:
     """Publish at the rate for so long; what was sent, and by how much the publisher fell behind at the most."""
     messages = round(rate * seconds)
+    confirms = Confirms(channel)
     begun_at = time()
     sent, late_max = 0, 0.0
     while sent < messages:
@@ -88,6 +123,7 @@ async def publish(channel: Any, templates: Templates, rate: float, seconds: floa
             sent = due
         await asyncio.sleep(TICK_SECONDS)
     report = {"begun_at": begun_at, "ended_at": time(), "messages": messages, "late_seconds_max": late_max}
+    await confirms.until(messages)
     return report | templates.tokens(messages)
 
 
@@ -95,10 +131,9 @@ async def main(amqp_url: str, exchange: str, people: People, rate: float, second
     """Publish, and print what was done."""
     connection = await aio_pika.connect(amqp_url)
     async with connection:
-        channel = await connection.channel(channel_number=CHANNEL, publisher_confirms=False)
+        channel = await connection.channel(channel_number=CHANNEL)
         underlay: Any = await channel.get_underlay_channel()
         report = await publish(underlay, Templates(people, exchange), rate, seconds)
-        await channel.close()  # answered after the last message has been taken
     sys.stdout.write(json.dumps(report) + "\n")
 
 
