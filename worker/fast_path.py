@@ -10,7 +10,7 @@ import re
 from binascii import a2b_hex
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
-from typing import Any, NamedTuple, cast
+from typing import Annotated, Any, NamedTuple, cast
 
 import msgspec
 from pydantic_core import from_json
@@ -52,19 +52,22 @@ _is_cost = re.compile(COST_PATTERN).fullmatch
 _event = cast("Callable[[tuple[Any, ...]], Event]", partial(tuple.__new__, Event))
 
 
+_Tokens = Annotated[int, msgspec.Meta(ge=0, le=TOKENS_MAX)]
+
+
 class _Wire(msgspec.Struct, forbid_unknown_fields=True, gc=False):
-    """A native event as the contract has it (`usage_events.contract.WireEvent`); limits are checked after it."""
+    """A native event as the contract has it (`usage_events.contract.WireEvent`); `_accept` checks the rest."""
 
     id: str
     user_id: str
     organization_id: str
     created_at: str
-    input_tokens: int | None = None
-    output_tokens: int | None = None
-    tokens_used: int | None = None
-    endpoint: str | None = None
-    model: str | None = None
-    request_type: str | None = None
+    input_tokens: _Tokens | None = None
+    output_tokens: _Tokens | None = None
+    tokens_used: _Tokens | None = None
+    endpoint: Annotated[str, msgspec.Meta(max_length=ENDPOINT_CHARACTERS_MAX)] | None = None
+    model: Annotated[str, msgspec.Meta(max_length=MODEL_CHARACTERS_MAX)] | None = None
+    request_type: Annotated[str, msgspec.Meta(max_length=REQUEST_TYPE_CHARACTERS_MAX)] | None = None
     request_metadata: msgspec.Raw = msgspec.Raw(b"null")
     estimated_cost_usd: float | str | None = None
 
@@ -154,15 +157,6 @@ def _accept(wire: _Wire, window: Window) -> Event:
         ValueError: it is not accepted here.
     """
     used, input_, output, parts_known = settle_tokens(wire.input_tokens, wire.output_tokens, wire.tokens_used)
-    if not 0 <= input_ <= used <= TOKENS_MAX:  # whichever was below zero, one of these shows it
-        raise ValueError("tokens out of range")
-    endpoint, model, kind = wire.endpoint, wire.model, wire.request_type
-    if (
-        (endpoint is not None and len(endpoint) > ENDPOINT_CHARACTERS_MAX)
-        or (model is not None and len(model) > MODEL_CHARACTERS_MAX)
-        or (kind is not None and len(kind) > REQUEST_TYPE_CHARACTERS_MAX)
-    ):
-        raise ValueError("a text is too long")
     given = wire.estimated_cost_usd
     cost: int | None = None
     if given is not None:
@@ -176,8 +170,8 @@ def _accept(wire: _Wire, window: Window) -> Event:
     ids = _uuids(wire.id, wire.user_id, wire.organization_id)
     metadata_json = _metadata(bytes(wire.request_metadata))
     return _event((
-        ids[:16], ids[16:32], ids[32:], used, input_, output, endpoint, model, kind,
-        metadata_json, cost, given is not None, created_at_us,
+        ids[:16], ids[16:32], ids[32:], used, input_, output, wire.endpoint, wire.model,
+        wire.request_type, metadata_json, cost, given is not None, created_at_us,
     ))  # fmt: skip
 
 
