@@ -21,6 +21,7 @@ from usage_events.errors import (
     UsageEventsError,
 )
 from usage_events.ids import uuid7
+from usage_events.silence import SILENCE_SECONDS_MAX, SilenceWatch
 
 if TYPE_CHECKING:
     from aio_pika.abc import AbstractConnection
@@ -87,6 +88,7 @@ class Link:
         self._channel = channel
         self._waiting: set[asyncio.Timeout] = set()
         self._loss: BaseException | None = None
+        self._silence = SilenceWatch(channel.connection.ready, self._give_up)
         channel.closing.add_done_callback(self._release_waiting)
 
     @classmethod
@@ -123,7 +125,7 @@ class Link:
     @property
     def is_lost(self) -> bool:
         """Nothing can be published any more."""
-        return self._channel.is_closed
+        return self._loss is not None or self._channel.is_closed
 
     async def publish(self, body: bytes, routing_key: str) -> None:
         """Returns when a queue holds the message for good.
@@ -145,6 +147,7 @@ class Link:
         )
         until_lost = asyncio.timeout(None)
         self._waiting.add(until_lost)
+        self._silence.expect()
         try:
             async with until_lost:
                 await self._channel.basic_publish(
@@ -163,17 +166,34 @@ class Link:
                 raise
             raise translated from error
         finally:
+            self._silence.hear()
             self._waiting.discard(until_lost)
 
     async def close(self, timeout_seconds: float = CLOSE_TIMEOUT_SECONDS) -> None:
         """Ends the connection; what is not confirmed by now is not known to be held."""
+        self._silence.stop()
         await _close(self._connection, timeout_seconds)
+
+    def _give_up(self) -> None:
+        """The connection lives, and no confirmation comes: the messages go again on another."""
+        _logger.warning(
+            "RabbitMQ at %s has confirmed nothing for %d s; the messages that wait for it, %d now, go again on a new"
+            " connection",
+            self._target.broker, SILENCE_SECONDS_MAX, len(self._waiting),
+        )  # fmt: skip
+        self._end(TimeoutError(f"it has confirmed nothing for {SILENCE_SECONDS_MAX} s"))
 
     def _release_waiting(self, closing: "asyncio.Future[None]") -> None:
         """Wakes what waits to be written: aiormq rejects only what waits for its confirmation."""
-        if not closing.cancelled():
-            self._loss = closing.exception()
-        now = closing.get_loop().time()
+        self._silence.stop()
+        cause = None if closing.cancelled() else closing.exception()
+        self._end(cause or ConnectionError("the connection was lost"))
+
+    def _end(self, cause: BaseException) -> None:
+        if self._loss is not None:
+            return
+        self._loss = cause
+        now = asyncio.get_running_loop().time()
         for waiting in self._waiting:
             waiting.reschedule(now)
 

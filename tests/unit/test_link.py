@@ -5,10 +5,23 @@ from typing import Any, cast
 
 import pytest
 from aio_pika.exceptions import ChannelInvalidStateError, ChannelNotFoundEntity
+from usage_events import silence
 from usage_events.errors import BrokerUnavailableError, ExchangeMissingError
 from usage_events.link import Link, Target
 
 TARGET = Target("amqp://guest:guest@rabbit/", "usage", "usage.recorded", None)
+
+
+class FakeConnection:
+    """Says when the broker takes messages: at once, unless it has blocked the connection."""
+
+    def __init__(self) -> None:
+        self.unblocked = asyncio.Event()
+        self.unblocked.set()
+
+    async def ready(self) -> None:
+        """As the library's."""
+        await self.unblocked.wait()
 
 
 class FakeChannel:
@@ -18,6 +31,7 @@ class FakeChannel:
         self.closing: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.began = asyncio.Event()
+        self.connection = FakeConnection()
 
     @property
     def is_closed(self) -> bool:
@@ -36,9 +50,14 @@ class FakeChannel:
             self.answer.set_exception(cause)
 
 
-async def begin(channel: FakeChannel) -> "asyncio.Task[None]":
+def link_over(channel: FakeChannel) -> Link:
+    """A link over this channel."""
+    return Link(TARGET, cast("Any", None), cast("Any", channel))
+
+
+async def begin(channel: FakeChannel, link: Link | None = None) -> "asyncio.Task[None]":
     """A message on its way."""
-    link = Link(TARGET, cast("Any", None), cast("Any", channel))
+    link = link or link_over(channel)
     publishing = asyncio.create_task(link.publish(b"{}", "usage.recorded"))
     await channel.began.wait()
     return publishing
@@ -92,3 +111,18 @@ async def test_an_error_of_the_program_stays_one() -> None:
     channel.answer.set_exception(TypeError("a bug"))
     with pytest.raises(TypeError, match="a bug"):
         await publishing
+
+
+async def test_a_broker_that_no_longer_confirms_is_lost(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where nothing is confirmed, all that waits for it goes again, over another link; the log says so."""
+    monkeypatch.setattr(silence, "SILENCE_SECONDS_MAX", 0)
+    channel = FakeChannel()
+    link = link_over(channel)
+    publishing = [await begin(channel, link) for _ in range(2)]
+    for one in publishing:
+        with pytest.raises(BrokerUnavailableError, match=r"/ cannot be reached: it has confirmed nothing for 30 s$"):
+            await one
+    assert link.is_lost
+    assert "rabbit:5672/ has confirmed nothing for 30 s; the messages that wait for it, 2 now, go again" in caplog.text
