@@ -146,6 +146,17 @@ def test_a_changed_digit_is_not_sent(path: Path, caplog: pytest.LogCaptureFixtur
     assert "1 events in the spool" in caplog.text
 
 
+@pytest.mark.parametrize("offset", range(-7, 0))
+def test_an_event_behind_a_damaged_row_head_is_found(path: Path, offset: int) -> None:
+    """With a flipped byte in what says how long a row is, SQLite reads other bytes; no event is lost."""
+    left_behind(path, checkpointed=COUNT)
+    wal(path).unlink()
+    raw = path.read_bytes()
+    start = raw.rindex(frames.MAGIC, 0, raw.index(b'{"number":77}'))
+    flip(path, start + offset)
+    assert set(drain(Spool(path))) == set(range(COUNT))
+
+
 def test_damage_that_is_met_later_is_mended_then(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """While the spool is open its file is overwritten: recording goes on, what is whole is sent, leases are void."""
     spool = Spool(path)

@@ -10,7 +10,7 @@ from typing import Literal
 
 from usage_events.errors import SpoolError
 from usage_events.spool import statements
-from usage_events.spool.frames import OVERHEAD_BYTES
+from usage_events.spool.frames import OVERHEAD_BYTES, has_own_length
 
 Sync = Literal["normal", "full"]
 
@@ -151,7 +151,8 @@ class Database:
 
     def frames(self) -> Iterator[bytes]:
         """Every event, in order."""
-        return (frame for (frame,) in self._connection.execute("SELECT frame FROM spool_events ORDER BY position"))
+        rows = self._connection.execute("SELECT CAST(frame AS BLOB) FROM spool_events ORDER BY position")
+        return (frame or b"" for (frame,) in rows)
 
     # Leases.
 
@@ -215,12 +216,15 @@ class Database:
 
     def _between(self, after: int, before: int, events_max: int, bytes_max: int) -> list[Row]:
         found = self._connection.execute(
-            "SELECT position, frame FROM spool_events WHERE position > ? AND position < ? ORDER BY position LIMIT ?",
+            "SELECT position, CAST(frame AS BLOB) FROM spool_events WHERE position > ? AND position < ?"
+            " ORDER BY position LIMIT ?",
             (after, before, events_max),
         )
         rows: list[Row] = []
         left_bytes = bytes_max
         for position, frame in found:
+            if not has_own_length(frame or b""):  # the row's head is damaged: its event may stand whole beside it
+                raise sqlite3.DatabaseError(f"the row {position} does not have the length of its event")
             left_bytes -= len(frame) - OVERHEAD_BYTES
             if rows and left_bytes < 0:
                 break

@@ -46,6 +46,11 @@ def decode(frame: bytes) -> Frame | None:
     return found if found is not None and len(frame) == OVERHEAD_BYTES + len(found.entry.text) else None
 
 
+def has_own_length(frame: bytes) -> bool:
+    """Whether a frame is as long as it says, whole or not."""
+    return len(frame) >= OVERHEAD_BYTES and len(frame) - OVERHEAD_BYTES == _FIELDS.unpack_from(frame, _FIELDS_START)[0]
+
+
 def starts(raw: bytes | mmap) -> Iterator[int]:
     """Where frames begin in `raw`, whole or not, whatever stands between them."""
     return (match.start() for match in _MAGIC_PATTERN.finditer(raw))

@@ -165,11 +165,12 @@ def _readable(path: Path) -> Iterator[bytes]:
             first, last = ranges.pop()
             try:
                 for position, frame in connection.execute(
-                    "SELECT position, frame FROM spool_events WHERE position BETWEEN ? AND ? ORDER BY position",
+                    "SELECT position, CAST(frame AS BLOB) FROM spool_events WHERE position BETWEEN ? AND ?"
+                    " ORDER BY position",
                     (first, last),
                 ):
                     first = position + 1
-                    if isinstance(frame, bytes) and frames.decode(frame) is not None:
+                    if frame is not None and frames.decode(frame) is not None:
                         yield frame
             except (sqlite3.Error, UnicodeDecodeError) as error:
                 failures += 1
