@@ -16,7 +16,6 @@ from usage_events.errors import UnconfirmedError
 from usage_events.event import UsageEvent
 from usage_events.locked import LockedBuffer
 from usage_events.publisher import UsagePublisher
-from usage_events.spool import Spool
 
 DEFAULT_EXIT_TIMEOUT_SECONDS = 5.0
 
@@ -225,7 +224,7 @@ class _Core(UsagePublisher):
     def _make_buffer(self) -> Buffer:
         buffer = super()._make_buffer()
         # A spool has locks of its own, and lets threads that record together share a commit.
-        return buffer if isinstance(buffer, Spool) else LockedBuffer(buffer)
+        return buffer if self._buffering.durability == "spool" else LockedBuffer(buffer)
 
     async def _count(self) -> Books:
         return self.books

@@ -10,6 +10,9 @@ from uuid import UUID
 from usage_events.errors import BufferFullError
 
 WhenFull = Literal["raise", "drop_oldest"]
+Sync = Literal["normal", "full"]  # what a spool waits for, see `UsagePublisher`
+
+DEFAULT_SPOOL_BYTES_MAX = 1024**3
 
 
 @dataclass(frozen=True, slots=True)

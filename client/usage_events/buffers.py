@@ -3,13 +3,15 @@
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
-from usage_events.buffer import Buffer, MemoryBuffer
+from usage_events.buffer import DEFAULT_SPOOL_BYTES_MAX, Buffer, MemoryBuffer, Sync
 from usage_events.buffer import WhenFull as WhenBufferFull
+from usage_events.errors import SpoolError
 from usage_events.overflow import OverflowBuffer
-from usage_events.spool import DEFAULT_BYTES_MAX as DEFAULT_SPOOL_BYTES_MAX
-from usage_events.spool import Spool, Sync
+
+if TYPE_CHECKING:
+    from usage_events.spool import Spool
 
 Durability = Literal["memory", "spool"]
 WhenFull = Literal["raise", "drop_oldest", "spool"]
@@ -69,7 +71,14 @@ class BufferOptions:
             return OverflowBuffer(memory, self._spool("raise", on_dropped), on_spooled)
         return memory
 
-    def _spool(self, when_full: WhenBufferFull, on_dropped: Callable[[int], None]) -> Spool:
+    def _spool(self, when_full: WhenBufferFull, on_dropped: Callable[[int], None]) -> "Spool":
+        try:
+            from usage_events.spool import Spool
+        except ModuleNotFoundError as error:  # Windows has no fcntl
+            raise SpoolError(
+                f"this Python has no module {error.name!r}, which a spool needs; keep events in memory, by"
+                " durability='memory' and when_full='raise' or 'drop_oldest'"
+            ) from error
         return Spool(
             self.spool_path or "",
             bytes_max=self.spool_bytes_max,

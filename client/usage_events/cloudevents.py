@@ -2,15 +2,14 @@
 
 import re
 from typing import Annotated, Any, Literal, Required, cast
-from uuid import NAMESPACE_URL, UUID, uuid5
 
 from pydantic import ConfigDict, FailFast, Field, StringConstraints, TypeAdapter
 from typing_extensions import TypedDict
 
 from usage_events.contract import UUID_PATTERN, EventData, Reason, TimeText, WireEvent
+from usage_events.ids import event_id_for
 from usage_events.rules import RuleError
 
-ID_NAMESPACE = uuid5(NAMESPACE_URL, "usage-events")
 _UUID = re.compile(UUID_PATTERN)
 _ATTRIBUTE = re.compile(r"[a-z0-9]+")
 
@@ -41,12 +40,7 @@ def event_id(identifier: str, source: str) -> str:
     """The row's id: `identifier` itself where it is a UUID, else the UUIDv5 of source and identifier."""
     if _UUID.fullmatch(identifier):
         return identifier
-    return str(id_for(source, identifier))
-
-
-def id_for(source: str, key: str) -> UUID:
-    """The id of the event that `source` calls `key`; the same for ever, in every language."""
-    return uuid5(ID_NAMESPACE, f"{source}\n{key}")
+    return str(event_id_for(source, identifier))
 
 
 def attribute_errors(envelope: dict[str, Any]) -> list[RuleError]:

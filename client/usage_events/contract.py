@@ -6,7 +6,7 @@ Values have the types that they have in JSON. What a schema cannot say stands in
 from enum import StrEnum
 from typing import Annotated, Any, NamedTuple, Required
 
-from pydantic import ConfigDict, FailFast, Field, StringConstraints, TypeAdapter
+from pydantic import ConfigDict, Field, StringConstraints, TypeAdapter
 from typing_extensions import TypedDict
 
 TOKENS_MAX = 2**31 - 1
@@ -141,5 +141,3 @@ class WireEvent(EventData, total=False):
 
 
 WIRE_EVENT = TypeAdapter(WireEvent)
-# Where one is wrong each is judged by itself, so the first error is enough.
-WIRE_EVENTS = TypeAdapter(Annotated[list[WireEvent], FailFast()])

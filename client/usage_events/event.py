@@ -24,7 +24,6 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from usage_events import cloudevents
 from usage_events.contract import (
     MAX_AGE_SECONDS,
     MAX_AHEAD_SECONDS,
@@ -34,7 +33,7 @@ from usage_events.contract import (
     Refusal,
     Tokens,
 )
-from usage_events.ids import uuid7
+from usage_events.ids import event_id_for, uuid7
 from usage_events.judge import Form, judge
 from usage_events.rules import Window
 
@@ -110,7 +109,7 @@ class UsageEvent(BaseModel):
     @staticmethod
     def id_for(source: str, key: str) -> UUID:
         """The id of the event that `source` calls `key`: the same for ever, so that it can be sent again."""
-        return cloudevents.id_for(source, key)
+        return event_id_for(source, key)
 
 
 def _encode(event: UsageEvent) -> tuple[bytes, bytes]:

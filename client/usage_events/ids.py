@@ -3,10 +3,9 @@
 import os
 import time
 from threading import Lock
-from uuid import UUID
+from uuid import NAMESPACE_URL, UUID, uuid5
 
-from usage_events import cloudevents
-
+_NAMESPACE = uuid5(NAMESPACE_URL, "usage-events")
 _COUNTER_BITS = 42
 _SEED_BITS = 41  # the counter's top bit begins as 0: room for 2**41 ids in a millisecond
 _TAIL_BITS = 32
@@ -65,4 +64,4 @@ def event_id_for(source: str, event_id: str) -> UUID:
     It is the UUIDv5 that the worker gives to a CloudEvent whose own id is no UUID, so that a producer which knows its
     events by other names can send one again without counting it twice.
     """
-    return cloudevents.id_for(source, event_id)
+    return uuid5(_NAMESPACE, f"{source}\n{event_id}")

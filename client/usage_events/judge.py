@@ -7,13 +7,12 @@ import difflib
 import json
 from collections.abc import Callable
 from enum import Enum
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any, NamedTuple, cast
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails, from_json
 
-from usage_events import cloudevents
 from usage_events.contract import WIRE_EVENT, Event, EventData, FieldError, Reason, Refusal, WireEvent
 from usage_events.json_text import depth, outline
 from usage_events.rules import (
@@ -89,12 +88,23 @@ class _Parts(NamedTuple):
     validate: Callable[[Any], Any]
     prefix: str  # of the paths of the event's own fields
     time_field: str
+    attribute_errors: Callable[[dict[str, Any]], list[RuleError]]
+    to_wire: Callable[[Any], Any]
 
 
-_PARTS = {
-    Form.NATIVE: _Parts(WIRE_EVENT.validator.validate_python, "", "created_at"),
-    Form.CLOUDEVENT: _Parts(cloudevents.CLOUD_EVENT.validator.validate_python, "data.", "time"),
-}
+@cache
+def _parts_of(form: Form) -> _Parts:
+    if form is Form.NATIVE:
+        return _Parts(WIRE_EVENT.validator.validate_python, "", "created_at", lambda _: [], lambda value: value)
+    from usage_events import cloudevents  # a producer makes none, and its schema takes a while to build
+
+    return _Parts(
+        cloudevents.CLOUD_EVENT.validator.validate_python,
+        "data.",
+        "time",
+        cloudevents.attribute_errors,
+        cloudevents.to_wire,
+    )
 
 
 def judge(text: bytes, form: Form, window: Window, metadata_text: bytes | None = None) -> Event | Refusal:
@@ -108,7 +118,7 @@ def judge(text: bytes, form: Form, window: Window, metadata_text: bytes | None =
         return Refusal(Reason.INVALID, [FieldError(field="", message=unreadable, input=None)])
     if not isinstance(value, dict):
         return Refusal(Reason.INVALID, [FieldError(field="", message="must be an object", input=value)])
-    parts = _PARTS[form]
+    parts = _parts_of(form)
     errors = _schema_errors(parts, value)
     if metadata_text is None:
         metadata_text = _metadata_text(text, form)
@@ -119,8 +129,7 @@ def judge(text: bytes, form: Form, window: Window, metadata_text: bytes | None =
             found = errors + found
         if found:
             return Refusal(reason, found)
-    wire = cloudevents.to_wire(cast("cloudevents.CloudEvent", value)) if form is Form.CLOUDEVENT else value
-    return accept(cast("WireEvent", wire), metadata_text, window)
+    return accept(cast("WireEvent", parts.to_wire(value)), metadata_text, window)
 
 
 def parse(text: bytes) -> tuple[Any, str]:
@@ -203,7 +212,7 @@ def _broken_rules(
     parts: _Parts, value: dict[str, Any], metadata_text: bytes, window: Window, wrong: set[str]
 ) -> list[RuleError]:
     """The rules that are broken by the fields that the schema has passed."""
-    broken: list[RuleError] = cloudevents.attribute_errors(value) if parts.prefix else []
+    broken: list[RuleError] = parts.attribute_errors(value)
     data = value.get("data") if parts.prefix else value
     if isinstance(data, dict):
         for names, rule in _RULES:

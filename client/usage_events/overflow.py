@@ -3,10 +3,13 @@
 import logging
 from bisect import bisect_right
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from usage_events.buffer import Entry, Lease, MemoryBuffer
 from usage_events.errors import BufferFullError
-from usage_events.spool import Spool
+
+if TYPE_CHECKING:
+    from usage_events.spool import Spool
 
 _SPOOL_BITS = 64
 _STARTS_MAX = 10_000
@@ -22,7 +25,7 @@ class OverflowBuffer:
     grow from one recorded event to the next, wherever it is kept.
     """
 
-    def __init__(self, memory: MemoryBuffer, spool: Spool, on_spooled: Callable[[], None]) -> None:
+    def __init__(self, memory: MemoryBuffer, spool: "Spool", on_spooled: Callable[[], None]) -> None:
         self._memory = memory
         self._spool = spool
         self._on_spooled = on_spooled

@@ -70,7 +70,9 @@ def _cpu_seconds(program: str) -> float:
 def test_importing_costs_little_more_than_pydantic() -> None:
     """A service that uses pydantic pays at most 1.3 times its import for `usage_events`. A ratio, not a time."""
     small_model = "import pydantic\nclass Small(pydantic.BaseModel):\n    number: int"
-    assert _cpu_seconds("import usage_events") <= IMPORT_RATIO_MAX * _cpu_seconds(small_model)
+    assert _cpu_seconds("from usage_events import UsageEvent, UsagePublisher") <= IMPORT_RATIO_MAX * _cpu_seconds(
+        small_model
+    )
 
 
 @pytest.mark.parametrize(
@@ -78,10 +80,34 @@ def test_importing_costs_little_more_than_pydantic() -> None:
     [
         ("import usage_events", ("pydantic", "aio_pika", "asyncio", "sqlite3")),
         ("from usage_events import UsageEvent", ("aio_pika", "aiormq", "asyncio", "sqlite3")),
-        ("from usage_events import UsagePublisher", ("aio_pika", "aiormq", "worker")),
+        (
+            "from usage_events import UsagePublisher",
+            ("aio_pika", "aiormq", "sqlite3", "usage_events.cloudevents", "worker"),
+        ),
     ],
 )
 def test_nothing_is_loaded_before_it_is_needed(program: str, absent: tuple[str, ...]) -> None:
     """Who only makes events loads no broker's library; who has not sent anything yet has not loaded it either."""
     done = run("-c", f"{program}\nimport sys\nprint(*[name for name in {absent!r} if name in sys.modules])")
     assert (done.stdout, done.stderr) == ("\n", "")
+
+
+ON_WINDOWS = """
+import os, sys
+for name in ("fcntl", "grp", "pwd", "resource", "termios"):
+    sys.modules[name] = None
+del os.fork, os.register_at_fork
+from usage_events import BlockingUsagePublisher, SpoolError, UsagePublisher
+BlockingUsagePublisher("amqp://localhost/").close()
+try:
+    UsagePublisher("amqp://localhost/", durability="spool", spool_path="usage.spool")
+except SpoolError as error:
+    print(error)
+"""
+
+
+def test_without_a_posix_system_only_the_spool_is_missing(tmp_path: Path) -> None:
+    """Where Python has neither fork nor fcntl, as on Windows, publishers work, and a spool says why it cannot."""
+    done = run("-c", ON_WINDOWS, cwd=tmp_path)
+    assert done.stderr == ""
+    assert done.stdout.startswith("this Python has no module 'fcntl', which a spool needs; keep events in memory")

@@ -5,8 +5,9 @@ from uuid import NAMESPACE_URL, UUID, uuid5
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from usage_events.cloudevents import CloudEvent, attribute_errors, event_id, id_for, to_wire
+from usage_events.cloudevents import CloudEvent, attribute_errors, event_id, to_wire
 from usage_events.contract import Reason
+from usage_events.ids import event_id_for as id_for
 
 USER = "019c0000-0000-7000-8000-00000000000a"
 

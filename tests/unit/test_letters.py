@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from makers import ORGANIZATION, USER, array_of, batch_of, body_of, entry_of
-from usage_events.cloudevents import event_id, id_for
+from usage_events.cloudevents import event_id
 from usage_events.contract import Event, FieldError, Reason, Refusal
+from usage_events.ids import event_id_for as id_for
 from usage_events.rules import Window
 
 from worker.batch import Batch, Entry, Origin

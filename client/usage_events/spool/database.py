@@ -6,13 +6,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal
 
+from usage_events.buffer import Sync
 from usage_events.errors import SpoolError
 from usage_events.spool import statements
 from usage_events.spool.frames import OVERHEAD_BYTES, has_own_length
-
-Sync = Literal["normal", "full"]
 
 BUSY_TIMEOUT_SECONDS = 5.0
 # Checkpoints are made beside the callers (see `checkpoints.py`); past this a caller makes one by itself.

@@ -7,9 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+from usage_events.buffer import Sync
 from usage_events.errors import SpoolError, SpoolUnwritableError
 from usage_events.spool import recovery
-from usage_events.spool.database import Database, Sync
+from usage_events.spool.database import Database
 from usage_events.spool.faults import is_damage, unwritable
 from usage_events.spool.guard import Guard
 from usage_events.spool.owners import Owner, bury_dead

@@ -12,8 +12,9 @@ from hashlib import blake2b
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
 
+from usage_events.buffer import Sync
 from usage_events.spool import frames
-from usage_events.spool.database import Database, Sync
+from usage_events.spool.database import Database
 from usage_events.spool.faults import is_damage
 
 _WAL_HEADER_BYTES = 32

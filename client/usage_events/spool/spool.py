@@ -9,15 +9,14 @@ from pathlib import Path
 from threading import Lock
 
 from usage_events import forks
-from usage_events.buffer import Entry, Lease, WhenFull
+from usage_events.buffer import DEFAULT_SPOOL_BYTES_MAX, Entry, Lease, Sync, WhenFull
 from usage_events.errors import BufferFullError, SpoolUnwritableError, UsageEventsError
 from usage_events.spool import frames, owners
 from usage_events.spool.checkpoints import Checkpoints
-from usage_events.spool.database import Database, Row, Sync
+from usage_events.spool.database import Database, Row
 from usage_events.spool.file import SpoolFile
 from usage_events.spool.held import HeldLeases, Share
 
-DEFAULT_BYTES_MAX = 1024**3
 LEAST_BYTES_MAX = 1024**2
 _LAST_SHRINK_PAGES = 65_536  # a quarter of a second or so
 
@@ -49,7 +48,7 @@ class Spool:
         self,
         path: str | os.PathLike[str],
         *,
-        bytes_max: int = DEFAULT_BYTES_MAX,
+        bytes_max: int = DEFAULT_SPOOL_BYTES_MAX,
         when_full: WhenFull = "raise",
         on_dropped: Callable[[int], None] = lambda _: None,
         sync: Sync = "normal",
