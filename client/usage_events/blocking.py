@@ -7,7 +7,7 @@ import logging
 import threading
 from collections.abc import Callable, Coroutine
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, Unpack
 
 from usage_events import forks
 from usage_events.books import Books
@@ -15,6 +15,7 @@ from usage_events.buffer import Buffer, Entry
 from usage_events.errors import UnconfirmedError
 from usage_events.event import UsageEvent
 from usage_events.locked import LockedBuffer
+from usage_events.options import PublisherOptions
 from usage_events.publisher import UsagePublisher
 
 DEFAULT_EXIT_TIMEOUT_SECONDS = 5.0
@@ -38,7 +39,11 @@ class BlockingUsagePublisher:
     """
 
     def __init__(
-        self, amqp_url: str, *, exit_timeout_seconds: float = DEFAULT_EXIT_TIMEOUT_SECONDS, **options: Any
+        self,
+        amqp_url: str,
+        *,
+        exit_timeout_seconds: float = DEFAULT_EXIT_TIMEOUT_SECONDS,
+        **options: Unpack[PublisherOptions],
     ) -> None:
         """Nothing is connected yet.
 
@@ -155,7 +160,7 @@ class BlockingUsagePublisher:
 class _Core(UsagePublisher):
     """The publisher of one process, on a loop in a thread of its own."""
 
-    def __init__(self, amqp_url: str, **options: Any) -> None:
+    def __init__(self, amqp_url: str, **options: Unpack[PublisherOptions]) -> None:
         self._counting = threading.Lock()
         self._is_waking = False
         super().__init__(amqp_url, **options)

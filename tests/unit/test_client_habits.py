@@ -3,10 +3,14 @@
 import subprocess
 import sys
 from pathlib import Path
+from statistics import median
+from typing import get_type_hints
 
 import pytest
+from usage_events import UsagePublisher
+from usage_events.options import PublisherOptions
 
-RUNS = 5
+RUNS = 15
 IMPORT_RATIO_MAX = 1.3
 
 CODE_OF_A_USER = """
@@ -41,6 +45,8 @@ WRONG_LINES = {
     'UsagePublisher("amqp://localhost/", when_full="block")': "arg-type",
     'UsagePublisher("amqp://localhost/").record(b"{}")': "arg-type",
     'UsagePublisher("amqp://localhost/").books.lost': "attr-defined",
+    'BlockingUsagePublisher("amqp://localhost/", when_ful="raise")': "call-arg",
+    'BlockingUsagePublisher("amqp://localhost/", linger_seconds="1")': "arg-type",
 }
 
 
@@ -53,26 +59,35 @@ def test_mypy_strict_passes_in_a_users_code(tmp_path: Path) -> None:
     """The package's types are complete: right code passes, and each wrong line is an error of its own kind."""
     wrong = "\n".join(f"{line}  # wrong {number}" for number, line in enumerate(WRONG_LINES))
     (tmp_path / "right.py").write_text(CODE_OF_A_USER)
-    (tmp_path / "wrong.py").write_text(f"from usage_events import UsagePublisher\n\n{wrong}\n")
+    (tmp_path / "wrong.py").write_text(f"from usage_events import BlockingUsagePublisher, UsagePublisher\n\n{wrong}\n")
     done = run("-m", "mypy", "--strict", "--python-version=3.11", "right.py", "wrong.py", cwd=tmp_path)
     errors = [line for line in done.stdout.splitlines() if " error: " in line]
-    assert [line.partition(": error: ")[0] for line in errors] == [f"wrong.py:{number}" for number in (3, 4, 5)]
+    wrong_places = [f"wrong.py:{number}" for number in range(3, 3 + len(WRONG_LINES))]
+    assert [line.partition(": error: ")[0] for line in errors] == wrong_places
     for line, kind in zip(errors, WRONG_LINES.values(), strict=True):
         assert line.endswith(f"[{kind}]")
 
 
+def test_both_publishers_take_the_same_options() -> None:
+    """The type of the options has each of the parameters that `UsagePublisher` takes by name, with the same type."""
+    parameters = get_type_hints(UsagePublisher.__init__)
+    del parameters["amqp_url"], parameters["return"]
+    assert get_type_hints(PublisherOptions) == parameters
+
+
 def _cpu_seconds(program: str) -> float:
-    """The least of several runs: what the import itself costs."""
-    measured = f"{program}\nimport resource\nprint(resource.getrusage(resource.RUSAGE_SELF).ru_utime)"
-    return min(float(run("-c", measured).stdout) for _ in range(RUNS))
+    """What a process that only runs this has cost."""
+    measured = f"{program}\nimport resource\nused = resource.getrusage(resource.RUSAGE_SELF)"
+    return float(run("-c", f"{measured}\nprint(used.ru_utime + used.ru_stime)").stdout)
 
 
 def test_importing_costs_little_more_than_pydantic() -> None:
-    """A service that uses pydantic pays at most 1.3 times its import for `usage_events`. A ratio, not a time."""
+    """A service that uses pydantic pays at most 1.3 times its import for the two names that it needs; a ratio."""
+    ours = "from usage_events import UsageEvent, UsagePublisher"
     small_model = "import pydantic\nclass Small(pydantic.BaseModel):\n    number: int"
-    assert _cpu_seconds("from usage_events import UsageEvent, UsagePublisher") <= IMPORT_RATIO_MAX * _cpu_seconds(
-        small_model
-    )
+    # In turns, and the middle of many: a busy moment of the machine meets both, and decides nothing.
+    ratios = [_cpu_seconds(ours) / _cpu_seconds(small_model) for _ in range(RUNS)]
+    assert median(ratios) <= IMPORT_RATIO_MAX, ratios
 
 
 @pytest.mark.parametrize(
