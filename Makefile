@@ -8,7 +8,7 @@ BENCH := PYTHONPATH=tests $(PYTHON) -m benchmarks
 MEASURED := .local/benchmarks
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all check bench bench-full bench-publish bench-dead-letters profile bench-environment environment servers
+.PHONY: help demo test test-all check bench bench-full bench-publish bench-dead-letters bench-producers profile bench-environment environment servers
 
 help: ## Show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ bench-publish: ## Put the last full run into README.md and docs/
 
 bench-dead-letters: bench-environment ## Measure the commands and the good events beside a million dead letters (ten minutes)
 	@$(BENCH).dead_letters --json $(MEASURED)/dead-letters.json
+
+bench-producers: bench-environment ## Measure what record() costs a service, beside a query, with servers stopped meanwhile (ten minutes)
+	@$(BENCH).producers --json $(MEASURED)/producers.json --pictures $(MEASURED)/pictures
 
 profile: bench-environment ## Measure where one event's microseconds go
 	@$(BENCH) --only profile --json $(MEASURED)/profile.json --pictures $(MEASURED)/pictures

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from benchmarks import contenders as names
 from benchmarks.dead_letters import lines as letter_lines
+from benchmarks.producer_report import CALLS, FROZEN, OUTAGE, OVER_TIME, PICTURE, PLAIN, PUBLISHING, WAYS
+from benchmarks.producer_report import markdown as producers_markdown
 from benchmarks.questions import QUESTIONS, profile
 from benchmarks.questions.table_sizes import line_name
 from benchmarks.report import PICTURES, markdown
@@ -71,6 +73,33 @@ def test_every_question_has_its_picture(tmp_path: Path) -> None:
             sheet.note(profile.NAME, part, size, us_per_event=size)
     assert set(DRAWINGS) == set(PICTURES) == set(QUESTIONS) - {"start_up"}
     assert [path.stat().st_size > 5000 for path in draw_all(sheet, tmp_path)] == [True] * len(DRAWINGS)
+
+
+async def test_a_quick_run_of_producers(tmp_path: Path) -> None:
+    """Each way of accounting is measured in each case and all of it is stored, or the run fails; so is publishing."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "benchmarks.producers", "--quick",
+        "--json", tmp_path / "run.json", "--pictures", tmp_path,
+        env=os.environ | {"PYTHONPATH": str(TESTS)},
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    async with asyncio.timeout(RUN_SECONDS_MAX):
+        report, log = await process.communicate()
+    assert process.returncode == 0, log.decode()
+    sheet = Sheet.read(tmp_path / "run.json")
+    assert report.decode() == producers_markdown(sheet)
+    named = {"idle", "burst", *FROZEN.values()}
+    asked = {(line.case, line.contender) for line in sheet.of(CALLS) if line.median("us_p50") > 0}
+    assert asked == {(case, way) for case in named for way in WAYS.values()}
+    assert {(line.case, line.contender) for line in sheet.of(OUTAGE)} == {
+        (case, way) for case in FROZEN.values() for way in WAYS.values()
+    }
+    for question in OVER_TIME.values():
+        assert {line.contender for line in sheet.of(question)} == set(WAYS.values())
+    assert [(line.contender, line.median("events_per_message")) for line in sheet.of(PUBLISHING)] == [
+        (PLAIN, 1), *(("UsagePublisher", size) for size in (1, 10, 100, 1_000)),
+    ]  # fmt: skip
+    assert (tmp_path / PICTURE).read_text(encoding="utf-8").startswith("<?xml")
 
 
 async def test_a_small_run_beside_dead_letters(tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ async def fill_queue(
                 ChannelFrame.marshall(channel_number=underlay.number, frames=frames, drain_future=drained)
             )
             await drained
-        await _until_ready(underlay, queue, len(bodies))
+        await until_ready(underlay, queue, len(bodies))
 
 
 async def declare_queue(amqp_url: str, queue: str) -> None:
@@ -69,7 +69,12 @@ def _content(body: bytes, properties: commands.Basic.Properties, frame_max: int)
         yield ContentBody(body[at : at + frame_max])
 
 
-async def _until_ready(channel: AbstractChannel, queue: str, messages: int) -> None:
+async def until_ready(channel: AbstractChannel, queue: str, messages: int) -> None:
+    """Wait until exactly so many messages stand in a queue.
+
+    Raises:
+        TimeoutError: they do not; the text says how many do.
+    """
     ready: int | None = 0
     try:
         async with asyncio.timeout(FILL_SECONDS_MAX):

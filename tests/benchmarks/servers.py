@@ -5,7 +5,8 @@ from contextlib import contextmanager
 
 import asyncpg
 
-from worker.demo.servers import Servers, start_postgres, start_rabbitmq
+from worker.demo import postgres_server, rabbitmq_server
+from worker.demo.servers import Servers, own_kind, start_postgres, start_rabbitmq
 from worker.errors import ConfigurationError
 
 # Beside the first, what any guide to Postgres raises first; with the defaults every contender waits for checkpoints.
@@ -23,6 +24,16 @@ REPORTED_SETTINGS = (*POSTGRES_SETTINGS, "synchronous_commit")
 def bench_servers() -> Iterator[Servers]:
     """Both servers for as long as the block runs; a database of our own has `POSTGRES_SETTINGS`."""
     with start_postgres(settings=POSTGRES_SETTINGS) as postgres, start_rabbitmq() as rabbitmq:
+        yield Servers(postgres, rabbitmq)
+
+
+@contextmanager
+def own_bench_servers() -> Iterator[Servers]:
+    """The same, but never given ones: what is measured with these freezes them."""
+    with (
+        start_postgres(own_kind(postgres_server.IMAGE), settings=POSTGRES_SETTINGS) as postgres,
+        start_rabbitmq(own_kind(rabbitmq_server.IMAGE)) as rabbitmq,
+    ):
         yield Servers(postgres, rabbitmq)
 
 
