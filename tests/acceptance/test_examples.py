@@ -119,6 +119,7 @@ async def stored_ids(system: System) -> list[str]:
     return [str(row["id"]) for row in await system.database.fetch("SELECT id FROM ai_usage_logs ORDER BY id")]
 
 
+@pytest.mark.slow  # a broker that takes seconds to stop lets the producer finish first: the test waits in vain then
 async def test_confirmed_is_stored_through_a_restart_of_the_broker(
     own_system: System, own_rabbitmq_server: RabbitServer, producer: list[str]
 ) -> None:
