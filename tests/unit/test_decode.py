@@ -4,7 +4,7 @@ import json
 from datetime import datetime
 
 import pytest
-from event_texts import NOW_TEXT, damaged, event_texts, json_texts
+from event_texts import NOW_TEXT, UUID_TEXT, damaged, event_texts, json_texts
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from usage_events.contract import (
@@ -104,6 +104,22 @@ def test_fast_path_accepts_nothing_of_its_own(form: Form, data: st.DataObject) -
     if event is not None:
         assert is_json(body)
         assert event == judge(body, form, WINDOW)
+
+
+@pytest.mark.parametrize("deep", ["[" * 300 + "]" * 300, '{"a":' * 300 + "1" + "}" * 300], ids=["arrays", "objects"])
+@pytest.mark.parametrize("events", [1, 2, 1000])
+def test_what_a_second_key_replaces_is_judged_too(deep: str, events: int) -> None:
+    """The judge refuses what is nested too deep, also where the same key follows once more: so does the decoder."""
+    good = (
+        f'{{"id":{UUID_TEXT},"user_id":{UUID_TEXT},"organization_id":{UUID_TEXT},"created_at":"{NOW_TEXT}",'
+        '"input_tokens":1,"request_metadata":{"a":[{"b":[]}]}}'
+    )
+    bad = good.replace('"request_metadata":', f'"request_metadata":{{"a":{deep}}},"request_metadata":')
+    assert decode(good.encode(), None, None, WINDOW).rejects == ()
+    for body in (bad, "[" + ",".join([good] * (events - 1) + [bad]) + "]"):
+        decoded = decode(body.encode(), None, None, WINDOW)
+        assert [reject.body for reject in decoded.rejects] == [bad.encode()]
+        assert decoded.rejects[0].refusal == judge(bad.encode(), Form.NATIVE, WINDOW)
 
 
 @FORMS
