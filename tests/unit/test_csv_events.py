@@ -8,10 +8,10 @@ from uuid import UUID
 import pytest
 from usage_events import UsageEvent
 
-from worker.csv_events import EventMaker, Made, Recipe
-from worker.csv_fields import time_us, to_json, to_time
-from worker.csv_rows import Row
 from worker.errors import ConfigurationError
+from worker.publishing.csv_events import EventMaker, Made, Recipe
+from worker.publishing.csv_fields import time_us, to_json, to_time
+from worker.publishing.csv_rows import Row
 
 TRACE = Recipe(
     {"created_at": "TIMESTAMP", "input_tokens": "ContextTokens", "output_tokens": "GeneratedTokens"},

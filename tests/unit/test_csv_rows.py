@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.csv_rows import Row, RowReader
 from worker.ndjson import Line, LineSplitter
+from worker.publishing.csv_rows import Row, RowReader
 
 LIMIT = 1_000
 CELL = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), max_size=8)

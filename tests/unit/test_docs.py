@@ -60,7 +60,7 @@ def test_every_file_in_the_architecture_exists() -> None:
     listing = README[
         README.index("client/usage_events/   the event") : README.index("schema/                migrations")
     ]
-    for line in listing.splitlines()[2:]:
+    for line in listing[listing.index("worker/\n") :].splitlines()[1:]:
         for name in re.findall(r"[\w/]+(?:\.py|/)", line.split("  ")[1] if line.startswith("  ") else line):
             assert (ROOT / "worker" / name).exists(), name
 

@@ -15,11 +15,11 @@ from usage_events.errors import UnroutableError
 from usage_events.publisher import UsagePublisher
 
 from worker.commands.publish import EVENTS_PER_MESSAGE_MAX, Counts
-from worker.csv_events import Recipe
 from worker.errors import ConfigurationError
-from worker.event_files import CsvFiles
 from worker.ndjson import Line, LineSplitter, read_chunks
-from worker.publishing import LinePublisher, LineRules, Pace, TracePace
+from worker.publishing.csv_events import Recipe
+from worker.publishing.files import CsvFiles
+from worker.publishing.lines import LinePublisher, LineRules, Pace, TracePace
 
 NOW_US = 1_772_000_000_000_000  # 2026-02-25T06:13:20Z
 RULES = LineRules(max_age_seconds=3_024_000, max_ahead_seconds=300)

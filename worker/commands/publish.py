@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING
 import click
 
 from worker.errors import ConfigurationError, SystemUnavailableError, UsageWorkerError
-from worker.publish_options import CsvOptions, csv_options
+from worker.publishing.options import CsvOptions, csv_options
 
 if TYPE_CHECKING:
     from rich.console import Console
     from usage_events.books import Books
     from usage_events.publisher import UsagePublisher
 
-    from worker.csv_events import Recipe
-    from worker.event_files import Reader
-    from worker.publishing import LinePublisher, Pace, TracePace
+    from worker.publishing.csv_events import Recipe
+    from worker.publishing.files import Reader
+    from worker.publishing.lines import LinePublisher, Pace, TracePace
     from worker.settings import Settings
 
 EVENTS_PER_MESSAGE_MAX = 1000  # the contract's; written here so that --help need not load it
@@ -191,7 +191,7 @@ async def _publish(publisher: "UsagePublisher", options: Options, settings: "Set
 async def _publish_files(
     publisher: "UsagePublisher", options: Options, settings: "Settings", counts: Counts, console: "Console"
 ) -> None:
-    from worker.publishing import LinePublisher, LineRules
+    from worker.publishing.lines import LinePublisher, LineRules
 
     def report_refused(problems: list[str]) -> None:
         counts.refused += 1
@@ -220,7 +220,7 @@ async def _publish_files(
 
 
 def _pace(options: Options) -> "Pace | TracePace | None":
-    from worker.publishing import Pace, TracePace
+    from worker.publishing.lines import Pace, TracePace
 
     if options.csv.replay_speed is not None:
         return TracePace(options.csv.replay_speed)
@@ -229,8 +229,8 @@ def _pace(options: Options) -> "Pace | TracePace | None":
 
 async def _reader(options: Options, console: "Console") -> "Reader":
     """How each file is read; moves the times of CSV files first, where they are to be moved."""
-    from worker.csv_fields import moment_us
-    from worker.event_files import CsvFiles, read_ndjson
+    from worker.publishing.csv_fields import moment_us
+    from worker.publishing.files import CsvFiles, read_ndjson
 
     csv = options.csv
     needs_times = csv.moves_times or csv.replay_speed is not None

@@ -9,9 +9,9 @@ from uuid import UUID
 
 from usage_events.ids import event_id_for
 
-from worker.csv_fields import CREATED_AT, FIELDS, has_offset, time_of, time_us, to_json, to_time
-from worker.csv_rows import Row
 from worker.errors import ConfigurationError
+from worker.publishing.csv_fields import CREATED_AT, FIELDS, has_offset, time_of, time_us, to_json, to_time
+from worker.publishing.csv_rows import Row
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ import click
 from worker.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from worker.csv_events import Recipe
+    from worker.publishing.csv_events import Recipe
 
 DEFAULT_ID_SOURCE = "usage-worker publish"
 SUFFIX = ".csv"
@@ -72,8 +72,8 @@ class CsvOptions:
         Raises:
             ConfigurationError: a field or a value cannot be.
         """
-        from worker.csv_events import Recipe
-        from worker.csv_fields import to_json
+        from worker.publishing.csv_events import Recipe
+        from worker.publishing.csv_fields import to_json
 
         columns, values = _pairs("--map", self.maps), _pairs("--set", self.sets)
         for name in columns.keys() & values.keys():
@@ -107,7 +107,7 @@ def csv_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def _pairs(option: str, given: Sequence[str]) -> Mapping[str, str]:
     """`FIELD=TEXT` by field."""
-    from worker.csv_fields import FIELDS
+    from worker.publishing.csv_fields import FIELDS
 
     pairs: dict[str, str] = {}
     for text in given:

@@ -11,7 +11,7 @@ from usage_events.publisher import UsagePublisher
 from usage_events.rules import Window
 
 from worker.decode import decode
-from worker.event_files import Candidate, Reader, name_of, read_ndjson
+from worker.publishing.files import Candidate, Reader, name_of, read_ndjson
 
 _MICRO = 1_000_000
 _CREDIT_SECONDS_MAX = 1.0

@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 from usage_events.contract import MESSAGE_BYTES_MAX
 
-from worker.csv_events import EventMaker, Recipe
-from worker.csv_rows import Row, RowReader
 from worker.errors import ConfigurationError
 from worker.ndjson import STANDARD_INPUT, Line, read_chunks
+from worker.publishing.csv_events import EventMaker, Recipe
+from worker.publishing.csv_rows import Row, RowReader
 
 _BLANKS = b" \t\r\n"
 

@@ -1,0 +1,1 @@
+"""What `usage-worker publish` does with files: rows or lines to events, and those to messages."""
