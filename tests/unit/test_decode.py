@@ -1,5 +1,6 @@
 """Decode: whatever bytes arrive become events and rejects, each element judged alone, both paths by one contract."""
 
+import itertools
 import json
 from datetime import datetime
 
@@ -104,6 +105,52 @@ def test_fast_path_accepts_nothing_of_its_own(form: Form, data: st.DataObject) -
     if event is not None:
         assert is_json(body)
         assert event == judge(body, form, WINDOW)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("019c00000-000-7000-8000-000000000001", UUID_TEXT[1:-1]),  # a dash in a wrong place
+        ("019c0000000000007000800000000000000001", UUID_TEXT[1:-1]),
+        ("019c00000000700080000000000000000001", UUID_TEXT[1:-1]),  # 36 digits
+        ("019c0000-0000-7000-8000-00000000 001", UUID_TEXT[1:-1]),
+        ("019c0000-0000-7000-8000-00000000000g", UUID_TEXT[1:-1]),
+        ("019c0000-0000-7000-8000-00000000000", "1019c0000-0000-7000-8000-000000000001"),  # together they look like two
+        ("019c0000-0000-7000-8000-0000000000\u06611", UUID_TEXT[1:-1]),
+        ("019c0000-0000-7000-8000--00000000001", UUID_TEXT[1:-1]),
+    ],
+)
+@pytest.mark.parametrize("names", list(itertools.permutations(("id", "user_id", "organization_id"))), ids=str)
+def test_ids_are_checked_to_the_letter(first: str, second: str, names: tuple[str, str, str]) -> None:
+    """The fast path checks three ids together; none that is wrong gets through in any place, nor by its neighbour."""
+    fields = dict(zip(names, (first, second, UUID_TEXT[1:-1]), strict=True))
+    body = json.dumps(fields | {"created_at": NOW_TEXT, "input_tokens": 1}, ensure_ascii=False).encode()
+    decoded = decode(body, None, None, WINDOW)
+    assert not decoded.events
+    assert decoded.rejects[0].refusal == judge(body, Form.NATIVE, WINDOW)
+
+
+@pytest.mark.parametrize(
+    ("ordinary", "wrong"),
+    [
+        (b"00.000000Z", "00.00000\u0661Z".encode()),  # `int` reads it
+        (b"00.000000Z", b"00.00 000Z"),
+        (b"00.000000Z", b"00,000000Z"),
+        (b'{"a":1}', b'{"a":"\xff"}'),
+        (b'{"a":1}', b'{"a":"\xff"},"request_metadata":{"a":1}'),
+        (b'{"a":1}', b'{"a":"\\u0000"},"request_metadata":{"a":"\xed\xa0\x80"}'),
+    ],
+)
+@pytest.mark.parametrize("around", [(b"", b""), (b"[", b"]")], ids=["alone", "in an array"])
+def test_what_only_looks_right_is_refused(ordinary: bytes, wrong: bytes, around: tuple[bytes, bytes]) -> None:
+    """Digits of other scripts and bytes that are no UTF-8, also where the parser only skips them."""
+    good = (
+        f'{{"id":{UUID_TEXT},"user_id":{UUID_TEXT},"organization_id":{UUID_TEXT},"created_at":"{NOW_TEXT}",'
+        '"input_tokens":1,"request_metadata":{"a":1}}'
+    ).encode()
+    bad = good.replace(ordinary, wrong)
+    assert decode(good.join(around), None, None, WINDOW).rejects == ()
+    assert not decode(bad.join(around), None, None, WINDOW).events
 
 
 @pytest.mark.parametrize("deep", ["[" * 300 + "]" * 300, '{"a":' * 300 + "1" + "}" * 300], ids=["arrays", "objects"])
