@@ -1,4 +1,4 @@
-"""Recorded events that wait to be sent, and those that are on their way. Pure; `spool.py` keeps them in a file."""
+"""Recorded events that wait to be sent, and those that are on their way. Pure; `spool/` keeps them in a file."""
 
 import heapq
 from collections import deque

@@ -3,7 +3,7 @@
 import os
 from typing import TypedDict
 
-from usage_events.buffers import Durability, Sync, WhenFull
+from usage_events.buffer_options import Durability, Sync, WhenFull
 from usage_events.complaints import OnError
 
 

@@ -9,7 +9,7 @@ from typing import Self
 
 from usage_events.books import Books
 from usage_events.buffer import Buffer, Entry
-from usage_events.buffers import (
+from usage_events.buffer_options import (
     DEFAULT_BUFFER_BYTES_MAX,
     DEFAULT_BUFFER_EVENTS_MAX,
     DEFAULT_SPOOL_BYTES_MAX,

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from spools import ALL, entry, numbers
 from usage_events.buffer import Lease, MemoryBuffer
-from usage_events.buffers import BufferOptions
+from usage_events.buffer_options import BufferOptions
 from usage_events.errors import BufferFullError
 from usage_events.overflow import OverflowBuffer
 from usage_events.spool import Spool
