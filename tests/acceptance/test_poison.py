@@ -167,6 +167,7 @@ async def test_properties_that_are_no_text(
     assert not worker.has_logged("lost the broker")
 
 
+@pytest.mark.slow  # a broken connection, 21 times
 @pytest.mark.parametrize("delivery_path", ["library"])
 async def test_what_the_library_cannot_read(system: System) -> None:
     """On the library's path such a message breaks the connection until it is in the dead queue: one letter, of it."""

@@ -115,7 +115,11 @@ async def check(system: System, events: int) -> None:
     assert (len(found.stored), found.letters) == (events, {})
 
 
-@pytest.mark.parametrize("is_killed", [False, True], ids=["restarted", "killed"])
+@pytest.mark.parametrize(
+    "is_killed",
+    [pytest.param(False, marks=pytest.mark.slow), True],  # the kill is the harder one
+    ids=["restarted", "killed"],
+)
 async def test_broker_restarts_in_the_middle_of_a_batch(
     own_system: System, own_rabbitmq_server: Any, *, is_killed: bool
 ) -> None:

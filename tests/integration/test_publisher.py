@@ -235,6 +235,7 @@ async def test_what_waits_to_be_written_outlives_the_connection(amqp_url: str, n
         assert set(await receive_until(queue, events)) == set(events)
 
 
+@pytest.mark.slow  # `record` is killed under in test_recording.py, with the same link
 async def test_a_restarted_broker_loses_nothing(own_rabbitmq_server: RabbitServer, log_signal: Any) -> None:
     """The broker restarts while events are being sent: sending goes on by itself, and each of them is in the queue."""
     url = own_rabbitmq_server.amqp_url

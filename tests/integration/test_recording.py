@@ -143,8 +143,7 @@ async def test_cut_connections_lose_nothing(amqp_url: str, names: Any, log_signa
             for start in range(0, 2_000, 100):
                 for event in events[start : start + 100]:
                     publisher.record(event)
-                await let_others_run()  # the first of five messages is on its way
-                assert publisher.in_flight == 1
+                await let_others_run()  # some of the five messages may be on their way; `again` tells that one was
                 proxy.cut()
                 await publisher.flush()
         assert again.is_set()

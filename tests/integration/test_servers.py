@@ -68,6 +68,7 @@ async def test_a_frozen_postgres_answers_nothing_and_goes_on_when_thawed(own_pos
     await connection.close()
 
 
+@pytest.mark.slow  # every test that kills a broker rests on it, and fails with it
 async def test_rabbitmq_keeps_its_queues_and_port_over_a_kill(own_rabbitmq_server: RabbitServer) -> None:
     """A confirmed message is there after a kill, at the same address.
 
