@@ -90,9 +90,7 @@ def _cpu_seconds(program: str) -> float:
 )
 def test_importing_costs_little_more_than_pydantic(ours: str, theirs: str, ratio_max: float) -> None:
     """Beside what a service with pydantic (and asyncio) pays anyway; a ratio of CPU times, each the least of many."""
-    turns = [
-        (_cpu_seconds(ours), _cpu_seconds(theirs)) for _ in range(RUNS)
-    ]  # in turns: noise meets both, and only adds
+    turns = [(_cpu_seconds(ours), _cpu_seconds(theirs)) for _ in range(RUNS)]  # noise only adds
     assert min(mine for mine, _ in turns) / min(base for _, base in turns) <= ratio_max, turns
 
 
