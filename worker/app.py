@@ -23,7 +23,7 @@ from worker.pipeline import Pipeline, PipelineOptions
 from worker.postgres.dead_letters.carry import CarryOptions
 from worker.postgres.dead_letters.census import PostgresCensus
 from worker.postgres.dead_letters.heal import PostgresHealing
-from worker.postgres.store import PostgresStore
+from worker.postgres.store import PostgresStore, Shared
 from worker.rabbitmq.delivery_path import Ways, find_ways, library_version, prefetch_max
 from worker.rabbitmq.inspect import PROBE_APP_ID
 from worker.rabbitmq.source import RabbitSource
@@ -75,11 +75,11 @@ def keep_undecoded(delivery: Delivery, _: Window) -> Decoded:
 def build_pipelines(settings: Settings, metrics: Metrics, ways: Ways) -> list[Pipeline]:
     """The pipeline of events, and the one that drains the dead queue into the dead letters."""
     name = worker_name()
-    ceiling = Ceiling(settings.dead_letter_bytes_max)
+    shared = Shared(Ceiling(settings.dead_letter_bytes_max))
 
     def store() -> PostgresStore:
         dsn = settings.postgres_dsn.get_secret_value()
-        return PostgresStore(dsn, settings.postgres_schema, worker=name, ceiling=ceiling)
+        return PostgresStore(dsn, settings.postgres_schema, worker=name, shared=shared)
 
     options = PipelineOptions(
         batch_events_max=settings.batch_max_events,

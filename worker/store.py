@@ -25,6 +25,15 @@ class Written:
     refused: Counter[Refused] = field(default_factory=Counter)
     bodies_given_up: int = 0  # letters without their body: the table is above its ceiling
 
+    def __add__(self, other: "Written") -> "Written":
+        """Both parts of one batch."""
+        return Written(
+            self.stored + other.stored,
+            self.duplicates + other.duplicates,
+            self.refused + other.refused,
+            self.bodies_given_up + other.bodies_given_up,
+        )
+
     @property
     def dead(self) -> Counter[Reason]:
         """What was refused, by reason."""
@@ -46,10 +55,10 @@ class Store(Protocol):
         """
 
     async def write(self, batch: Batch) -> Written:
-        """Write a batch in one transaction. When this returns, it has committed.
+        """Write a batch. When this returns, all of it has committed, each event with its letter if it has one.
 
         Raises:
-            SystemUnavailableError: nothing of it is stored, or nothing is known; the same batch can be written again.
+            SystemUnavailableError: all, nothing or a part may be stored; the same batch can be written again.
         """
 
     async def close(self) -> None:

@@ -17,7 +17,7 @@ from worker.dead_letters.ceiling import Ceiling
 from worker.dead_letters.text import BODY_GIVEN_UP
 from worker.decode import decode
 from worker.delivery import Delivery
-from worker.postgres.store import PostgresStore
+from worker.postgres.store import PostgresStore, Shared
 from worker.store import Written
 
 ANY_TIME = Window(-(2**62), 2**62)
@@ -28,7 +28,7 @@ async def write(desk: Desk, ceiling: Ceiling, *bodies: bytes) -> Written:
     batch = Batch(0.0)
     for tag, body in enumerate(bodies):
         batch.add(Entry(Delivery(tag, 1, body), decode(body, None, None, ANY_TIME)))
-    store = PostgresStore(desk.dsn, "public", worker="flooded", ceiling=ceiling)
+    store = PostgresStore(desk.dsn, "public", worker="flooded", shared=Shared(ceiling))
     try:
         return await store.write(batch)
     finally:

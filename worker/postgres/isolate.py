@@ -18,7 +18,7 @@ class Isolation:
     """The events of a batch, less those that the database has refused one by one.
 
     Args:
-        numbered: ordinal and event of all.
+        numbered: ordinal and event of all, or of those of a part.
         try_alone: would the database take these by themselves? The error where it would not.
     """
 
@@ -29,6 +29,7 @@ class Isolation:
     ) -> None:
         self._numbered = list(numbered)
         self._try_alone = try_alone
+        self._by_ordinal: dict[int, Event] | None = None  # most batches never ask
         self._named = 0
         self.refusals: dict[int, Refusal] = {}
 
@@ -40,7 +41,9 @@ class Isolation:
 
     def event(self, ordinal: int) -> Event:
         """The event with this ordinal."""
-        return self._numbered[ordinal][1]
+        if self._by_ordinal is None:
+            self._by_ordinal = dict(self._numbered)
+        return self._by_ordinal[ordinal]
 
     async def find(self, error: RowsRefusedError) -> None:
         """Find at least one of the rows that made `sound()` fail with `error`.
