@@ -6,8 +6,10 @@ from typing import NamedTuple
 
 from benchmarks.backlog import PropertiesOf, plain_properties
 from benchmarks.peers import celery_protocol
+from worker.settings import DeliveryPath
 
 WORKER_SINGLE = "worker, one event a message"
+WORKER_LIBRARY = "worker, one event a message, the AMQP library's delivery path"
 WORKER_ARRAYS = "worker, 100 events a message"
 COPY_ONE = "plain COPY, 1 connection"
 ENCODING = "asyncpg's COPY encoding alone"
@@ -73,6 +75,11 @@ def _worker_environment(place: Place) -> dict[str, str]:
 
 
 WORKER = Peer("worker", lambda _: ["worker", "run"], _worker_environment)
+WORKER_BY_LIBRARY = Peer(
+    WORKER_LIBRARY,
+    WORKER.command,
+    lambda place: _worker_environment(place) | {"USAGE_DELIVERY_PATH": DeliveryPath.LIBRARY},
+)
 FASTSTREAM = Peer("FastStream, one asyncpg INSERT a message", _peer_command("faststream_insert"))
 EXECUTEMANY = Peer("aio-pika, executemany batches", _peer_command("executemany_batches"))
 CELERY = Peer(

@@ -72,6 +72,10 @@ TARGETS = (
     Target(
         "single events ÷ FastStream with INSERT", 12, 20, _headline(names.WORKER_SINGLE, names.FASTSTREAM.name)
     ),
+    Target(
+        "single events: frame reader ÷ the AMQP library's delivery path", 2, 2,
+        _headline(names.WORKER_SINGLE, names.WORKER_LIBRARY),
+    ),
     Target("arrays of 100 ÷ log_ai_usage(), 10 connections", 10, 15, _headline(names.WORKER_ARRAYS, names.SEED)),
     Target(
         "CPU an event, single ÷ asyncpg's COPY encoding", 4, 2.5,

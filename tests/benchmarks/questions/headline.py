@@ -18,6 +18,7 @@ async def ask(bench: Bench) -> None:
 async def _single_events(bench: Bench) -> None:
     workload = bench.make(bench.sizes.single)
     bench.note(NAME, names.WORKER_SINGLE, **await bench.drain(workload))
+    bench.note(NAME, names.WORKER_LIBRARY, **await bench.drain(workload, names.WORKER_BY_LIBRARY))
     bench.note(NAME, names.IDLE_AIO_PIKA, **await bench.consume_idly("aio_pika", workload))
     bench.note(NAME, names.IDLE_AIORMQ, **await bench.consume_idly("aiormq", workload))
     for peer, events in (
