@@ -5,12 +5,12 @@ from pamqp.commands import Basic
 
 from worker.delivery import Delivery, PlainProperties
 from worker.rabbitmq.frames import RawDelivery
-from worker.rabbitmq.properties import DELIVERY_COUNT_HEADER, RawProperties, text_of
+from worker.rabbitmq.properties import DELIVERY_COUNT_HEADER, read_properties, text_of
 
 
 def from_frames(raw: RawDelivery, generation: int, queue: str) -> Delivery:
     """Of the frame reader."""
-    properties = RawProperties(raw.properties)
+    properties = read_properties(raw.properties)
     return Delivery(
         raw.tag,
         generation,

@@ -35,7 +35,7 @@ def text_of(raw: bytes) -> str:
 
 
 class RawProperties:
-    """Properties as the flags and values of a content header frame."""
+    """Properties as the flags and values of a content header frame; shared by all messages that have the same."""
 
     __slots__ = ("_flags", "_position", "_raw", "content_encoding", "content_type")
 
@@ -111,3 +111,7 @@ class RawProperties:
                 return text_of(self._raw[position + 1 : end])
             position = end
         return None
+
+
+# A producer sends the same bytes with message after message: read once, held once. Few, for they may be long.
+read_properties = lru_cache(maxsize=64)(RawProperties)
