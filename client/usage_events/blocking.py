@@ -1,15 +1,13 @@
 """The publisher for threads: Django, Flask, Celery, a script. The same names, and nothing to await."""
 
 import asyncio
-import atexit
-import concurrent.futures.thread  # noqa: F401 - its end at exit must be registered before ours, to come after it
 import logging
 import threading
 from collections.abc import Callable, Coroutine
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
-from usage_events import forks
+from usage_events import ending, forks
 from usage_events.books import Books
 from usage_events.buffer import Buffer, Entry
 from usage_events.errors import UnconfirmedError
@@ -32,11 +30,14 @@ class BlockingUsagePublisher:
 
     It begins with the first event, or with `start`. One that was made before a fork (gunicorn's `--preload`, Celery's
     pool) works in each child, with a thread, a connection and a buffer of its own; what the parent has recorded is
-    sent by the parent. When the process ends, it waits up to `exit_timeout_seconds` for what is not yet confirmed, and
-    logs how much was not; a process that is killed, or ends by `os._exit`, does not do so.
+    sent by the parent. When the process ends, its other threads too, it waits up to `exit_timeout_seconds` for what is
+    not yet confirmed, and logs how much was not; so does a `with` block that an error ends. A process that is killed
+    or ends by `os._exit` does not do so. A signal handler must not call it, but may raise `SystemExit`.
 
     Its arguments are those of `UsagePublisher`; `on_error` is called in the publisher's thread.
     """
+
+    fork_turn = 0
 
     def __init__(
         self,
@@ -59,13 +60,16 @@ class BlockingUsagePublisher:
         self._core: _Core | None = self._make()
         self._is_closed = False
         forks.register(self)
-        _open.add(self)
+        ending.register(self)
 
     @property
     def books(self) -> Books:
         """What became of the events so far; a forked child begins its own."""
         with self._lock:
-            return self._live().count()
+            if self._is_closed and self._core is None:
+                return Books()
+            core = self._live()
+        return core.count()
 
     def start(self) -> None:
         """Begins to send. The broker need not be there yet.
@@ -109,15 +113,19 @@ class BlockingUsagePublisher:
         Raises:
             UnconfirmedError: that takes longer than `timeout_seconds`; what is left may or may not have arrived, and
                 stays in the spool, if there is one.
+            RuntimeError: this is called in its own thread.
         """
         with self._lock:
             if self._is_closed:
                 return
+            core = self._core
+            if core is not None:
+                core.refuse_own_thread()
             self._is_closed = True
-            core = self._live()
-        _open.discard(self)
+        ending.forget(self)
         forks.forget(self)
-        core.end(timeout_seconds)
+        if core is not None:  # else this is a forked child that has recorded nothing
+            core.end(timeout_seconds)
 
     def __enter__(self) -> Self:
         self.start()
@@ -126,14 +134,17 @@ class BlockingUsagePublisher:
     def __exit__(
         self, error_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.close(None if error is None else 0)
+        if error is None:
+            self.close()
+        else:
+            self.close_at_exit()  # what happened stays the error; what was recorded before it counts
 
     def close_at_exit(self) -> None:
-        """What the end of the process does."""
+        """What the end of the process does, and a block that an error ends."""
         try:
             self.close(self._exit_timeout_seconds)
         except UnconfirmedError as error:
-            _logger.error("the process ends: %s", error)  # noqa: TRY400 - the trace says nothing more
+            _logger.error("the publisher ends: %s", error)  # noqa: TRY400 - the trace says nothing more
 
     def before_fork(self) -> None:
         """Lets no thread begin or end it meanwhile."""
@@ -177,6 +188,7 @@ class _Core(UsagePublisher):
         if self._loop is not None:
             return
         loop = asyncio.new_event_loop()
+        loop.set_default_executor(ending.Helpers())
         self._thread = threading.Thread(target=self._run, args=(loop,), name="usage_events publisher", daemon=True)
         self._thread.start()
         self._loop = loop
@@ -195,7 +207,7 @@ class _Core(UsagePublisher):
 
     def count(self) -> Books:
         """The books, as they are in the loop's thread."""
-        if self._loop is None or not self._loop.is_running() or threading.current_thread() is self._thread:
+        if self._closed or self._loop is None or threading.current_thread() is self._thread:
             return self.books
         return self.call(self._count())
 
@@ -205,26 +217,43 @@ class _Core(UsagePublisher):
         Raises:
             RuntimeError: this is the loop's thread, which would wait for itself.
         """
-        if threading.current_thread() is self._thread:
+        try:
+            self.refuse_own_thread()
+        except RuntimeError:
             coroutine.close()
-            raise RuntimeError("this waits for the publisher's thread, and is called in it; call it in another")
+            raise
         assert self._loop is not None  # noqa: S101 - the caller has started it
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+        future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()  # Ctrl-C, say: nobody waits for it any more
+            raise
+
+    def refuse_own_thread(self) -> None:
+        """Says so where its own thread would wait for itself.
+
+        Raises:
+            RuntimeError: this is the loop's thread.
+        """
+        if threading.current_thread() is self._thread:
+            raise RuntimeError("this waits for the publisher's thread, and is called in it; call it in another")
 
     def end(self, timeout_seconds: float | None) -> None:
         """Closes, and ends the thread."""
         if isinstance(self._buffer, LockedBuffer):
             self._buffer.shut()
-        if self._loop is None:
-            asyncio.run(self.close(timeout_seconds))
-            return
+        self.start()
+        assert self._loop is not None  # noqa: S101 - it is started
         try:
             self.call(self.close(timeout_seconds))
+        except BaseException:
+            self.call(self.abort())  # where nobody waits any more: Ctrl-C
+            raise
         finally:
             self._loop.call_soon_threadsafe(self._loop.stop)
             if self._thread is not None:
                 self._thread.join()
-            self._loop.close()
 
     def _make_buffer(self) -> Buffer:
         buffer = super()._make_buffer()
@@ -242,18 +271,11 @@ class _Core(UsagePublisher):
     def _run(loop: asyncio.AbstractEventLoop) -> None:
         asyncio.set_event_loop(loop)
         loop.run_forever()
+        if tasks := asyncio.all_tasks(loop):  # what was interrupted
+            for task in tasks:
+                task.cancel()
+            loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+        loop.close()
 
 
-# Held until they are closed: what a publisher has must be sent, also where nobody else holds it.
-_open: set[BlockingUsagePublisher] = set()
 _inherited: list[_Core] = []
-
-
-def _close_all() -> None:
-    for publisher in list(_open):
-        publisher.close_at_exit()
-
-
-# Before Python ends its pools of threads: to connect anew needs one, for the name of the broker. It has no public name,
-# and works in children of multiprocessing, too, which know no atexit.
-getattr(threading, "_register_atexit", atexit.register)(_close_all)

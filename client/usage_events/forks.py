@@ -8,6 +8,9 @@ from weakref import WeakSet
 class Forkable(Protocol):
     """Something that holds locks, threads or connections."""
 
+    fork_turn: int
+    """Whose locks are taken first: who waits for another's while it holds its own comes before that one."""
+
     def before_fork(self) -> None:
         """Brings itself into a state that may be copied, and keeps it so."""
 
@@ -30,7 +33,7 @@ def forget(forkable: Forkable) -> None:
 
 
 def _before() -> None:
-    for forkable in list(_known):
+    for forkable in sorted(_known, key=lambda one: one.fork_turn):
         forkable.before_fork()
         _forking.append(forkable)
 

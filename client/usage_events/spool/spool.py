@@ -43,6 +43,7 @@ class Spool:
     """
 
     poll_seconds: float | None = 1.0
+    fork_turn = 1
 
     def __init__(
         self,
