@@ -95,6 +95,10 @@ class Database:
         """Brings the log's pages into the file; how many pages the log has."""
         return checkpoint(self._connection)
 
+    def empty_log(self) -> None:
+        """Brings the log's pages into the file, and gives the log's disk back; waits for who reads."""
+        self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+
     # Events.
 
     def insert(self, frames: Sequence[bytes], bytes_max: int) -> int:

@@ -32,6 +32,11 @@ def is_damage(error: sqlite3.Error, path: Path) -> bool:
     return primary not in _MACHINE
 
 
+def is_full(error: sqlite3.Error) -> bool:
+    """Whether the disk has no room."""
+    return getattr(error, "sqlite_errorcode", 0) & _PRIMARY_CODE == sqlite3.SQLITE_FULL
+
+
 def unwritable(error: sqlite3.Error, path: Path) -> SpoolUnwritableError:
     """The error that says so to the caller, with what to do."""
     code = getattr(error, "sqlite_errorcode", 0) & _PRIMARY_CODE

@@ -11,7 +11,7 @@ from usage_events.buffer import Sync
 from usage_events.errors import SpoolError, SpoolUnwritableError
 from usage_events.spool import recovery
 from usage_events.spool.database import Database
-from usage_events.spool.faults import is_damage, unwritable
+from usage_events.spool.faults import is_damage, is_full, unwritable
 from usage_events.spool.guard import Guard
 from usage_events.spool.owners import Owner, bury_dead
 
@@ -90,7 +90,7 @@ class SpoolFile:
                 guard.share()
                 try:
                     if database.identity == _identity(self.path):
-                        return operation(database)
+                        return _done(operation, database)
                 except sqlite3.Error as error:
                     if not is_damage(error, self.path):
                         raise
@@ -162,6 +162,17 @@ class SpoolFile:
         if self._identity not in {None, database.identity}:
             self._on_replaced(database)
         self._identity = database.identity
+
+
+def _done(operation: Callable[[Database], _Result], database: Database) -> _Result:
+    """What it returns; done again where the disk was full, and emptying the log has made room for it."""
+    try:
+        return operation(database)
+    except sqlite3.Error as error:
+        if not is_full(error):
+            raise
+        database.empty_log()
+    return operation(database)
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

@@ -16,11 +16,15 @@ from usage_events.spool.checkpoints import Checkpoints
 from usage_events.spool.database import Database, Row
 from usage_events.spool.file import SpoolFile
 from usage_events.spool.held import HeldLeases, Share
+from usage_events.spool.room import Room
 
 LEAST_BYTES_MAX = 1024**2
 _LAST_SHRINK_PAGES = 65_536  # a quarter of a second or so
 
 _logger = logging.getLogger("usage_events.spool")
+
+
+Frames = Sequence[bytes]  # `Spool` has a property that is named `bytes`
 
 
 class _Waiting:
@@ -76,6 +80,7 @@ class Spool:
         self._is_closed = False
         self._file = SpoolFile(Path(path).absolute(), sync, self._note_replaced)
         self._checkpoints = Checkpoints(self._file.path)
+        self._room = Room(self._file.path)
         self._file.open()
         with self._lock:
             self._count()
@@ -198,7 +203,7 @@ class Spool:
         left = list(batch)
         while left:
             encoded = [waiting.frame for waiting in left]
-            count = self._file.run(lambda database: database.insert(encoded, self._bytes_max))  # noqa: B023 - runs now
+            count = self._file.run(lambda database: self._insert_into(database, encoded))  # noqa: B023 - runs now
             for waiting in left[:count]:
                 waiting.is_done = True
                 self._bytes += len(waiting.frame) - frames.OVERHEAD_BYTES
@@ -206,6 +211,10 @@ class Spool:
             left = left[count:]
             if left and not (self._drops and self._drop(len(left[0].frame))):
                 raise self._full()
+
+    def _insert_into(self, database: Database, encoded: Frames) -> int:
+        self._room.require(database, encoded)
+        return database.insert(encoded, self._bytes_max)
 
     def _drop(self, size_bytes: int) -> int:
         dropped = self._file.run(lambda database: database.drop_oldest(size_bytes))
