@@ -8,7 +8,7 @@ BENCH := PYTHONPATH=tests $(PYTHON) -m benchmarks
 MEASURED := .local/benchmarks
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all check bench bench-full bench-publish bench-dead-letters bench-producers profile bench-environment environment servers
+.PHONY: help demo test test-all check bench bench-full bench-publish bench-dead-letters bench-producers bench-scaling profile bench-environment environment servers
 
 help: ## Show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,6 +43,10 @@ bench-dead-letters: bench-environment ## Measure the commands and the good event
 
 bench-producers: bench-environment ## Measure what record() costs a service, beside a query, with servers stopped meanwhile (ten minutes)
 	@$(BENCH).producers --json $(MEASURED)/producers.json --pictures $(MEASURED)/pictures
+
+bench-scaling: environment ## Simulate the rule by which Kubernetes scales workers, for docs/kubernetes.md (seconds; needs the trace)
+	@.ci/setup environment --group bench
+	@$(BENCH).scaling_report --write
 
 profile: bench-environment ## Measure where one event's microseconds go
 	@$(BENCH) --only profile --json $(MEASURED)/profile.json --pictures $(MEASURED)/pictures

@@ -10,11 +10,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from azure_trace import HAVE_TRACE, ROWS, TRACE
 from harness import ORGANIZATION, USER, System
 
-TRACE = Path(__file__).parents[3] / "shared" / "data" / "AzureLLMInferenceTrace_conv.csv"
-HAVE_TRACE = pytest.mark.skipif(not TRACE.exists(), reason=f"the trace is not at {TRACE}")
-ROWS = 19_366
 COLUMNS = (
     "--map", "created_at=TIMESTAMP", "--map", "input_tokens=ContextTokens", "--map", "output_tokens=GeneratedTokens",
     "--set", "model=gpt-4o", "--set", f"user_id={USER}", "--set", f"organization_id={ORGANIZATION}",

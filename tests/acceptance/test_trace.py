@@ -5,15 +5,13 @@ from collections import defaultdict
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
-from pathlib import Path
 from typing import NamedTuple
 from uuid import NAMESPACE_URL, UUID, uuid5
 
 import pytest
+from azure_trace import HAVE_TRACE, ROWS, TRACE
 from harness import ORGANIZATION, USER, Message, System, event, message
 
-TRACE = Path(__file__).parents[3] / "shared" / "data" / "AzureLLMInferenceTrace_conv.csv"
-ROWS = 19_366
 OTHER_USER = UUID("33333333-3333-4333-8333-333333333333")
 OTHER_ORGANIZATION = UUID("44444444-4444-4444-8444-444444444444")
 ONE_MESSAGE_OF_100 = 100
@@ -91,7 +89,7 @@ def daily_sums(calls: list[Call]) -> dict[tuple[date, UUID, UUID], Day]:
     return dict(sums)
 
 
-@pytest.mark.skipif(not TRACE.exists(), reason=f"the trace is not at {TRACE}")
+@HAVE_TRACE
 @pytest.mark.parametrize("events_per_message", [1, ONE_MESSAGE_OF_100])
 async def test_the_trace_twice_gives_the_sums_of_its_file(system: System, events_per_message: int) -> None:
     """Each row's event comes twice: rows, tokens, costs and days are those of the file, once."""
