@@ -10,6 +10,7 @@ _HELP = {
     "refused": "Events that RabbitMQ refused for another reason, each counted once.",
     "given_up": "Events handed back to the caller with an error.",
     "dropped": "Events given up because the buffer was full.",
+    "damaged": "Events in the spool that are not what they were: set aside, never sent.",
     "spooled": "Events written to the spool.",
 }
 _ESCAPES = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
@@ -19,8 +20,10 @@ _ESCAPES = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
 class Books:
     """Counts of events. All but `buffered`, which is what waits or is on its way now, only grow.
 
-    An event that was recorded is confirmed, given up or dropped in the end, or it is still `open`. One that came back
-    or was refused is among these, too: it is tried again, or was given up.
+    An event that was recorded is confirmed, given up, dropped or damaged in the end, or it is still `open`. One that
+    came back or was refused is among these, too: it is tried again, or was given up. Events of a spool count where they
+    are sent or found damaged, whoever has recorded them; what is found in the bytes of a file that had to be replaced
+    may have been sent before, so there `damaged` is an upper bound.
     """
 
     recorded: int = 0
@@ -30,13 +33,14 @@ class Books:
     refused: int = 0
     given_up: int = 0
     dropped: int = 0
+    damaged: int = 0
     spooled: int = 0
     buffered: int = 0
 
     @property
     def open(self) -> int:
-        """Events that are neither confirmed, nor given up, nor dropped."""
-        return self.recorded - self.confirmed - self.given_up - self.dropped
+        """Events that are neither confirmed, nor given up, dropped or damaged."""
+        return self.recorded - self.confirmed - self.given_up - self.dropped - self.damaged
 
     def as_dict(self) -> dict[str, int]:
         """Each count by its name, and `open`."""

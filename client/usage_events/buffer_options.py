@@ -54,7 +54,9 @@ class BufferOptions:
         """Whether a file is needed."""
         return "spool" in {self.durability, self.when_full}
 
-    def make(self, on_dropped: Callable[[int], None], on_spooled: Callable[[], None]) -> Buffer:
+    def make(
+        self, on_dropped: Callable[[int], None], on_spooled: Callable[[], None], on_damaged: Callable[[int], None]
+    ) -> Buffer:
         """The buffer; a spool's file is opened, or made.
 
         Raises:
@@ -63,15 +65,17 @@ class BufferOptions:
         """
         when_full: WhenBufferFull = "drop_oldest" if self.when_full == "drop_oldest" else "raise"
         if self.durability == "spool":
-            return self._spool(when_full, on_dropped)
+            return self._spool(when_full, on_dropped, on_damaged)
         memory = MemoryBuffer(
             events_max=self.events_max, bytes_max=self.bytes_max, when_full=when_full, on_dropped=on_dropped
         )
         if self.when_full == "spool":
-            return OverflowBuffer(memory, self._spool("raise", on_dropped), on_spooled)
+            return OverflowBuffer(memory, self._spool("raise", on_dropped, on_damaged), on_spooled)
         return memory
 
-    def _spool(self, when_full: WhenBufferFull, on_dropped: Callable[[int], None]) -> "Spool":
+    def _spool(
+        self, when_full: WhenBufferFull, on_dropped: Callable[[int], None], on_damaged: Callable[[int], None]
+    ) -> "Spool":
         try:
             from usage_events.spool import Spool
         except ModuleNotFoundError as error:  # Windows has no fcntl
@@ -84,5 +88,6 @@ class BufferOptions:
             bytes_max=self.spool_bytes_max,
             when_full=when_full,
             on_dropped=on_dropped,
+            on_damaged=on_damaged,
             sync=self.spool_sync,
         )

@@ -253,7 +253,7 @@ class UsagePublisher:
             self._sending = asyncio.create_task(self._sender.run(), name="usage_events sender")
 
     def _make_buffer(self) -> Buffer:
-        return self._buffering.make(self._note_dropped, self._note_spooled)
+        return self._buffering.make(self._note_dropped, self._note_spooled, self._note_damaged)
 
     def _note_recorded(self) -> None:
         self._books.recorded += 1
@@ -266,6 +266,9 @@ class UsagePublisher:
     def _note_dropped(self, count: int) -> None:
         self._books.dropped += count
         self._complaints.dropped(count)
+
+    def _note_damaged(self, count: int) -> None:
+        self._books.damaged += count
 
     def _unconfirmed(self, timeout_seconds: float | None, fate: str) -> UnconfirmedError:
         # A spool may hold what others have recorded, or this service before it was started again.

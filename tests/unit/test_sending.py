@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 from itertools import chain, repeat
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -363,9 +364,27 @@ def test_the_log_is_told_once_a_second(caplog: Any) -> None:
     ]
 
 
+async def test_books_account_for_damage(broker: FakeBroker, tmp_path: Path) -> None:
+    """An event in the spool that is not what it was is never sent, and no longer open: it is counted as damaged."""
+    path = tmp_path / "spool"
+    options: dict[str, Any] = {"durability": "spool", "spool_path": path}
+    recording = publisher_of(**options)
+    record(recording, 11, 22, 33)
+    await recording.abort()
+    assert recording.books == Books(recorded=3, spooled=3, buffered=3)
+    path.write_bytes(path.read_bytes().replace(b'"input_tokens":22', b'"input_tokens":23'))
+    broker.confirms_at_once = True
+    async with publisher_of(**options) as publisher:
+        record(publisher, 44)
+        await publisher.flush()
+    assert publisher.books == Books(recorded=1, spooled=1, confirmed=3, confirmed_messages=1, damaged=1)
+    assert sum(one.books.open for one in (recording, publisher)) == 0
+    assert "usage_events_damaged_total 1\n" in publisher.books.openmetrics()
+
+
 def test_books_as_openmetrics() -> None:
     """Another library reads the text, and each count is in it with the service's name."""
-    books = Books(recorded=9, confirmed=4, returned=1, dropped=2, buffered=3)
+    books = Books(recorded=9, confirmed=3, returned=1, dropped=2, damaged=1, buffered=3)
     text = books.openmetrics(app_id='a"b\\c\n')
     families = list(text_string_to_metric_families(text))  # type: ignore[no-untyped-call] # its library has none
     samples = {sample.name: sample for family in families for sample in family.samples}
@@ -374,5 +393,5 @@ def test_books_as_openmetrics() -> None:
     assert {one.labels["app_id"] for one in samples.values()} == {'a"b\\c\n'}
     assert all(family.documentation for family in families)
     assert books.as_dict()["open"] == 3
-    assert str(books) == "9 recorded, 4 confirmed, 1 returned, 2 dropped, 3 buffered, 3 open"
+    assert str(books) == "9 recorded, 3 confirmed, 1 returned, 2 dropped, 1 damaged, 3 buffered, 3 open"
     assert "usage_events_recorded_total 9\n" in books.openmetrics()

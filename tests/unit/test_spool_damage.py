@@ -1,6 +1,7 @@
 """A damaged spool: what is whole in it goes on, what is not is kept aside and said, and no caller meets an error."""
 
 import logging
+import re
 import shutil
 import sqlite3
 import tempfile
@@ -55,6 +56,15 @@ def flip(path: Path, *places: int) -> None:
     path.write_bytes(raw)
 
 
+def drained(path: Path) -> list[int]:
+    """The numbers of all that a spool on this file sends."""
+    spool = Spool(path)
+    try:
+        return drain(spool)
+    finally:
+        spool.close()
+
+
 def wal(path: Path) -> Path:
     """The log of a spool."""
     return path.with_name(f"{path.name}-wal")
@@ -63,7 +73,7 @@ def wal(path: Path) -> Path:
 def test_a_killed_process_leaves_everything(path: Path) -> None:
     """File and log as they are after SIGKILL hold all that was recorded; nothing is damaged, nothing is kept aside."""
     left_behind(path, checkpointed=50)
-    assert drain(Spool(path)) == list(range(COUNT))
+    assert drained(path) == list(range(COUNT))
     assert kept_aside(path) == []
 
 
@@ -77,6 +87,7 @@ def test_events_behind_a_damaged_piece_of_the_log_go_on(path: Path, caplog: pyte
     assert len(kept_aside(path)) == 1
     assert "the log of the spool" in caplog.text
     assert "events behind the damage are found and go on" in caplog.text
+    spool.close()
 
 
 def test_a_torn_log_ends_where_it_is_torn(path: Path) -> None:
@@ -84,7 +95,7 @@ def test_a_torn_log_ends_where_it_is_torn(path: Path) -> None:
     left_behind(path, checkpointed=10)
     whole = wal(path).read_bytes()
     wal(path).write_bytes(whole[: len(whole) // 2 + 7])
-    found = drain(Spool(path))
+    found = drained(path)
     assert found == list(range(len(found)))
     assert 30 < len(found) < 100
 
@@ -98,6 +109,7 @@ def test_garbage_is_kept_aside(path: Path, caplog: pytest.LogCaptureFixture) -> 
     (aside,) = kept_aside(path)
     assert (path.parent / aside).read_bytes().startswith(b"no database at all")
     assert f"the damaged one is kept as {path.parent / aside}" in caplog.text
+    spool.close()
 
 
 def test_a_file_without_its_first_page_is_read_all_the_same(path: Path) -> None:
@@ -106,7 +118,7 @@ def test_a_file_without_its_first_page_is_read_all_the_same(path: Path) -> None:
     wal(path).unlink()
     raw = path.read_bytes()
     path.write_bytes(b"\0" * PAGE_BYTES + raw[PAGE_BYTES:])
-    assert drain(Spool(path)) == list(range(COUNT))
+    assert drained(path) == list(range(COUNT))
 
 
 def test_a_truncated_file_loses_only_what_is_cut_off(path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -115,7 +127,7 @@ def test_a_truncated_file_loses_only_what_is_cut_off(path: Path, caplog: pytest.
     wal(path).unlink()
     raw = path.read_bytes()
     path.write_bytes(raw[: len(raw) // 2])
-    found = drain(Spool(path))
+    found = drained(path)
     assert set(found) <= set(range(COUNT))
     assert len(found) > COUNT // 4
     assert len(kept_aside(path)) == 1
@@ -129,7 +141,7 @@ def test_events_longer_than_a_page_are_read_around_the_damage(path: Path) -> Non
     raw = path.read_bytes()
     place = raw.index(b'{"number":15}')
     flip(path, place - place % PAGE_BYTES)  # the kind of the page
-    found = drain(Spool(path))
+    found = drained(path)
     assert set(found) <= set(range(30))
     assert len(found) >= 25
 
@@ -139,11 +151,31 @@ def test_a_changed_digit_is_not_sent(path: Path, caplog: pytest.LogCaptureFixtur
     left_behind(path, checkpointed=COUNT)
     wal(path).unlink()
     flip(path, path.read_bytes().index(b'{"number":77}') + 11)
-    spool = Spool(path)
+    damaged: list[int] = []
+    spool = Spool(path, on_damaged=damaged.append)
     assert drain(spool) == [number for number in range(COUNT) if number != 77]
+    assert sum(damaged) == 1
     assert (spool.events, spool.bytes) == (0, 0)
     assert kept_aside(path) == [f"{path.name}.damaged-events"]
     assert "1 events in the spool" in caplog.text
+    spool.close()
+
+
+@pytest.mark.parametrize("is_file_damaged", [False, True])
+def test_a_damaged_event_counts_once(path: Path, *, is_file_damaged: bool) -> None:
+    """The log holds many copies of a page: only an event of which none is whole is lost, and it counts as one."""
+    left_behind(path, checkpointed=COUNT // 2)
+    raw = wal(path).read_bytes()
+    copies = {number: [found.start() for found in re.finditer(b'{"number":%d}' % number, raw)] for number in (77, 78)}
+    assert min(map(len, copies.values())) > 1
+    flip(wal(path), *(place + 11 for place in (*copies[77], copies[78][0])))
+    if is_file_damaged:
+        flip(path, 0)
+    damaged: list[int] = []
+    spool = Spool(path, on_damaged=damaged.append)
+    assert set(drain(spool)) == set(range(COUNT)) - {77}
+    assert sum(damaged) == 1
+    spool.close()
 
 
 @pytest.mark.parametrize("offset", range(-7, 0))
@@ -154,7 +186,7 @@ def test_an_event_behind_a_damaged_row_head_is_found(path: Path, offset: int) ->
     raw = path.read_bytes()
     start = raw.rindex(frames.MAGIC, 0, raw.index(b'{"number":77}'))
     flip(path, start + offset)
-    assert set(drain(Spool(path))) == set(range(COUNT))
+    assert set(drained(path)) == set(range(COUNT))
 
 
 def test_damage_that_is_met_later_is_mended_then(path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -176,6 +208,8 @@ def test_damage_that_is_met_later_is_mended_then(path: Path, caplog: pytest.LogC
     assert len(found) > COUNT // 2
     assert kept_aside(path)
     assert "was damaged" in caplog.text
+    spool.close()
+    other.close()
 
 
 @pytest.mark.parametrize("stage", ["rebuilding", "log moved", "file moved"])
@@ -198,7 +232,7 @@ def test_an_interrupted_recovery_is_taken_up(path: Path, stage: str, monkeypatch
         patched.setattr(Path, "rename", killed)
         with pytest.raises(KeyboardInterrupt):
             Spool(path)
-    assert set(drain(Spool(path))) == set(range(COUNT))
+    assert set(drained(path)) == set(range(COUNT))
     assert not path.with_name(f"{path.name}.rebuilt").exists()
 
 
@@ -270,7 +304,7 @@ def test_flipped_bytes_of_the_head(remains: Path, places: list[int]) -> None:
         flip(path, *(PAGE_BYTES - 1 - place % 700 for place in places))
         whole = whole_in(path.read_bytes())
         assert len(whole) == COUNT // 2
-        assert set(drain(Spool(path))) == whole
+        assert set(drained(path)) == whole
 
 
 @settings(max_examples=40, deadline=None)
@@ -301,7 +335,7 @@ def test_a_cut_tail_of_the_log(remains: Path, kept: float) -> None:
     with copied(remains) as path:
         raw = wal(path).read_bytes()
         wal(path).write_bytes(raw[: int(len(raw) * kept)])
-        found = drain(Spool(path))
+        found = drained(path)
         assert found == list(range(len(found)))
         assert len(found) >= COUNT // 2
 
@@ -321,5 +355,5 @@ def test_what_is_no_damage_is_not_mended(path: Path) -> None:
     error = sqlite3.OperationalError("database or disk is full")
     error.sqlite_errorcode = sqlite3.SQLITE_FULL
     with pytest.raises(sqlite3.OperationalError):
-        recovery.rebuild(path, "normal", b"", error)
+        recovery.rebuild(path, "normal", b"", error, on_damaged=lambda _: None)
     assert list(path.parent.iterdir()) == []

@@ -25,11 +25,21 @@ _Result = TypeVar("_Result")
 class SpoolFile:
     """Runs operations on the database. One thread at a time."""
 
-    def __init__(self, path: Path, sync: Sync, on_replaced: Callable[[Database], None]) -> None:
-        """`on_replaced` hears of another file in this one's place: what was leased from the old one is void."""
+    def __init__(
+        self, path: Path, sync: Sync, on_replaced: Callable[[Database], None], on_damaged: recovery.OnDamaged
+    ) -> None:
+        """Hears of damage.
+
+        Args:
+            path: the file.
+            sync: what a commit waits for.
+            on_replaced: another file stands in this one's place: what was leased from the old one is void.
+            on_damaged: how many events are not whole any more.
+        """
         self.path = path
         self._sync: Sync = sync
         self._on_replaced = on_replaced
+        self._on_damaged = on_damaged
         self._identity: tuple[int, int] | None = None
         self._guard: Guard | None = None
         self._owner: Owner | None = None
@@ -140,7 +150,7 @@ class SpoolFile:
         with guard.alone():
             own = self._owner.name if self._owner is not None else None
             is_alone = not bury_dead(self.path, own)
-            database = recovery.open_database(self.path, self._sync, is_alone=is_alone)
+            database = recovery.open_database(self.path, self._sync, self._on_damaged, is_alone=is_alone)
             self._set(database)
             self._owner = self._owner or Owner(self.path)  # from now on the others see that somebody is here
         return guard, database
@@ -151,11 +161,11 @@ class SpoolFile:
             if damage is not None and database.identity == _identity(self.path):
                 log = recovery.read_log(self.path)
                 database.close()
-                self._set(recovery.rebuild(self.path, self._sync, log, damage))
+                self._set(recovery.rebuild(self.path, self._sync, log, damage, self._on_damaged))
             else:  # another process has replaced it
                 _logger.warning("another file stands at %s than a moment ago; the spool goes on with it", self.path)
                 database.close()
-                self._set(recovery.open_database(self.path, self._sync, is_alone=False))
+                self._set(recovery.open_database(self.path, self._sync, self._on_damaged, is_alone=False))
 
     def _set(self, database: Database) -> None:
         self._database = database

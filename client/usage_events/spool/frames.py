@@ -56,6 +56,11 @@ def starts(raw: bytes | mmap) -> Iterator[int]:
     return (match.start() for match in _MAGIC_PATTERN.finditer(raw))
 
 
+def head_at(raw: bytes | mmap, start: int) -> bytes:
+    """What tells the frame that begins there from others, whole or not; its copies have the same."""
+    return raw[start + _FIELDS_START : start + OVERHEAD_BYTES]
+
+
 def frame_at(raw: bytes | mmap, start: int) -> Frame | None:
     """The frame that begins there; `None` where it is not whole."""
     text_start = start + OVERHEAD_BYTES

@@ -7,7 +7,7 @@ free pages were settled before: they are sent again, and their ids make them the
 import logging
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from hashlib import blake2b
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
@@ -23,11 +23,15 @@ _CHUNK_FRAMES = 1000
 _ROOM = 2**62
 _FAILED_READS_MAX = 2000  # what a broken tree hides is found in the bytes: nobody waits for millions of look-ups
 
+OnDamaged = Callable[[int], None]
+
 _logger = logging.getLogger("usage_events.spool")
 
 
-def open_database(path: Path, sync: Sync, *, is_alone: bool) -> Database:
+def open_database(path: Path, sync: Sync, on_damaged: OnDamaged, *, is_alone: bool) -> Database:
     """The spool's database, whatever state it was left in; under the guard's exclusive lock.
+
+    `on_damaged` hears how many events are not whole any more.
 
     Raises:
         SpoolError: the file is another program's.
@@ -39,14 +43,14 @@ def open_database(path: Path, sync: Sync, *, is_alone: bool) -> Database:
     try:
         database = Database(path, sync)
     except sqlite3.Error as error:
-        return rebuild(path, sync, log, error)
+        return rebuild(path, sync, log, error, on_damaged)
     if is_alone:
         try:
             database.check()
-            _restore_tail(path, database, log)
+            on_damaged(_restore_tail(path, database, log))
         except sqlite3.Error as error:
             database.close()
-            return rebuild(path, sync, log, error)
+            return rebuild(path, sync, log, error, on_damaged)
     return database
 
 
@@ -58,7 +62,7 @@ def read_log(path: Path) -> bytes:
         return b""
 
 
-def rebuild(path: Path, sync: Sync, log: bytes, cause: sqlite3.Error) -> Database:
+def rebuild(path: Path, sync: Sync, log: bytes, cause: sqlite3.Error, on_damaged: OnDamaged) -> Database:
     """A new file with what is whole in the old one, which is kept aside.
 
     Raises:
@@ -86,7 +90,19 @@ def rebuild(path: Path, sync: Sync, log: bytes, cause: sqlite3.Error) -> Databas
         " a new file goes on with them, the damaged one is kept as %s",
         path, cause, by_sqlite, saving.count - by_sqlite, saving.broken, aside,
     )  # fmt: skip
+    on_damaged(saving.broken)
     return Database(path, sync)
+
+
+def set_aside(path: Path, damaged: Sequence[bytes]) -> None:
+    """Keeps the bytes of events that cannot be sent."""
+    aside = _beside(path, "damaged-events")
+    with aside.open("ab") as file:
+        file.writelines(damaged)
+    _logger.error(
+        "%d events in the spool %s are not what they were, and cannot be sent: their bytes are kept in %s",
+        len(damaged), path, aside,
+    )  # fmt: skip
 
 
 class _Saving:
@@ -95,10 +111,16 @@ class _Saving:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._seen: set[bytes] = set()
+        self._whole_heads: set[bytes] = set()
+        self._broken_heads: set[bytes] = set()
         self.count = 0
-        self.broken = 0
         # Positions of the old file must not come again: somebody may hold leases of it.
         database.begin_at(time.time_ns() // 1000)
+
+    @property
+    def broken(self) -> int:
+        """Events of which no whole copy has been found."""
+        return len(self._broken_heads - self._whole_heads)
 
     def add(self, found: Iterator[bytes]) -> None:
         """Takes these frames, which are whole."""
@@ -107,6 +129,7 @@ class _Saving:
             digest = _digest(frame)
             if digest not in self._seen:
                 self._seen.add(digest)
+                self._whole_heads.add(frames.head_at(frame, 0))
                 chunk.append(frame)
                 self.count += 1
             if len(chunk) == _CHUNK_FRAMES:
@@ -121,7 +144,7 @@ class _Saving:
         for start in frames.starts(raw):
             frame = frames.frame_at(raw, start)
             if frame is None:
-                self.broken += 1
+                self._broken_heads.add(frames.head_at(raw, start))
             else:
                 whole.append((frame.recorded_at_us, start))
         self.add(_encoded(raw, start) for _, start in sorted(whole))
@@ -131,21 +154,25 @@ class _Saving:
         self._database.close()
 
 
-def _restore_tail(path: Path, database: Database, log: bytes) -> None:
-    """SQLite drops, without a word, all of the log from the first damaged frame on."""
+def _restore_tail(path: Path, database: Database, log: bytes) -> int:
+    """SQLite drops, without a word, all of the log from the first damaged frame on; how many events are lost by it."""
     tail = log[_WAL_HEADER_BYTES + database.checkpoint() * _WAL_PAGE_BYTES :]
     if not tail:
-        return
+        return 0
     whole = {start: frame for start in frames.starts(tail) if (frame := frames.frame_at(tail, start))}
-    broken = sum(1 for _ in frames.starts(tail)) - len(whole)
-    held = {_digest(frame) for frame in database.frames()}
+    heads_whole = {frames.head_at(tail, start) for start in whole}
+    held = set()
+    for encoded in database.frames():
+        held.add(_digest(encoded))
+        heads_whole.add(frames.head_at(encoded, 0))
+    broken = len({frames.head_at(tail, start) for start in frames.starts(tail)} - heads_whole)
     missing: dict[bytes, bytes] = {}
     for start in sorted(whole, key=lambda start: whole[start].recorded_at_us):
         encoded = _encoded(tail, start)
         if (digest := _digest(encoded)) not in held:
             missing[digest] = encoded
     if not missing and not broken:
-        return
+        return 0
     aside = _aside(path)
     aside.with_name(f"{aside.name}-wal").write_bytes(log)
     database.insert(list(missing.values()), _ROOM)
@@ -153,6 +180,7 @@ def _restore_tail(path: Path, database: Database, log: bytes) -> None:
         "the log of the spool %s was damaged: %d events behind the damage are found and go on, %d are not whole;"
         " the damaged log is kept as %s-wal", path, len(missing), broken, aside,
     )  # fmt: skip
+    return broken
 
 
 def _readable(path: Path) -> Iterator[bytes]:

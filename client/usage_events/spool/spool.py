@@ -11,7 +11,7 @@ from threading import Lock
 from usage_events import forks
 from usage_events.buffer import DEFAULT_SPOOL_BYTES_MAX, Entry, Lease, Sync, WhenFull
 from usage_events.errors import BufferFullError, SpoolUnwritableError, UsageEventsError
-from usage_events.spool import frames, owners
+from usage_events.spool import frames, owners, recovery
 from usage_events.spool.checkpoints import Checkpoints
 from usage_events.spool.database import Database, Row
 from usage_events.spool.file import SpoolFile
@@ -49,16 +49,19 @@ class Spool:
     poll_seconds: float | None = 1.0
     fork_turn = 1
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each is the publisher's choice, and all but the first are named
         self,
         path: str | os.PathLike[str],
         *,
         bytes_max: int = DEFAULT_SPOOL_BYTES_MAX,
         when_full: WhenFull = "raise",
         on_dropped: Callable[[int], None] = lambda _: None,
+        on_damaged: Callable[[int], None] = lambda _: None,
         sync: Sync = "normal",
     ) -> None:
         """Opens the file, or makes it; a damaged one is kept aside, and what is whole in it goes on.
+
+        `on_damaged` hears how many events are not whole any more.
 
         Raises:
             ValueError: an argument outside its limits.
@@ -71,6 +74,7 @@ class Spool:
         self._bytes_max = bytes_max
         self._drops = when_full == "drop_oldest"
         self._on_dropped = on_dropped
+        self._on_damaged = on_damaged
         self._lock = Lock()
         self._waiting: deque[_Waiting] = deque()
         self._held = HeldLeases()
@@ -78,7 +82,7 @@ class Spool:
         self._renewed_at = 0  # the newest event of the file when it was replaced; 0 if it never was
         self._unsettled: list[int] = []
         self._is_closed = False
-        self._file = SpoolFile(Path(path).absolute(), sync, self._note_replaced)
+        self._file = SpoolFile(Path(path).absolute(), sync, self._note_replaced, on_damaged)
         self._checkpoints = Checkpoints(self._file.path)
         self._room = Room(self._file.path)
         self._file.open()
@@ -247,13 +251,8 @@ class Spool:
         return Lease([key for key, _ in whole], [entry for _, entry in whole]) if whole else None
 
     def _set_aside(self, damaged: Sequence[Row]) -> None:
-        aside = self.path.with_name(f"{self.path.name}.damaged-events")
-        with aside.open("ab") as file:
-            file.writelines(row.frame for row in damaged)
-        _logger.error(
-            "%d events in the spool %s are not what they were, and cannot be sent: their bytes are kept in %s",
-            len(damaged), self.path, aside,
-        )  # fmt: skip
+        recovery.set_aside(self.path, [row.frame for row in damaged])
+        self._on_damaged(len(damaged))
         self._unsettled += [row.position for row in damaged]
         self._settle_late()
 
