@@ -7,16 +7,20 @@ CLOCKS_APART_SECONDS_MAX = 2.0
 
 
 class Verdict(StrEnum):
-    """What came of a look. What could not be looked at is no fault: it counts as `ok` and says so."""
+    """What came of a look. What could not be looked at is no fault: it counts as `ok` and says so.
+
+    `WARNING` is what works and should not stay: it does not change the exit status.
+    """
 
     OK = "ok"
     NOT_CHECKED = "not checked"
+    WARNING = "warning"
     WRONG = "wrong"
 
 
 @dataclass(slots=True, frozen=True)
 class Finding:
-    """One thing that was looked at. `remedy` says what to do where it is wrong."""
+    """One thing that was looked at. `remedy` says what to do where it is wrong, or could be better."""
 
     topic: str
     verdict: Verdict
@@ -26,7 +30,7 @@ class Finding:
     @property
     def line(self) -> str:
         """The finding for a reader, in one line."""
-        mark = "--" if self.verdict is Verdict.WRONG else "ok"
+        mark = {Verdict.WRONG: "--", Verdict.WARNING: "!!"}.get(self.verdict, "ok")
         why = f"not checked: {self.text}" if self.verdict is Verdict.NOT_CHECKED else self.text
         text = f"{self.topic}: {why}" + (f": {self.remedy}" if self.remedy else "")
         return f"{mark}  {' '.join(text.split())}"
@@ -40,6 +44,11 @@ def ok(topic: str, text: str) -> Finding:
 def wrong(topic: str, text: str, remedy: str = "") -> Finding:
     """Something is wrong; `text` may hold the remedy already."""
     return Finding(topic, Verdict.WRONG, text, remedy)
+
+
+def warning(topic: str, text: str, remedy: str) -> Finding:
+    """It works, and should not stay so."""
+    return Finding(topic, Verdict.WARNING, text, remedy)
 
 
 def not_checked(topic: str, why: str) -> Finding:

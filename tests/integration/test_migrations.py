@@ -155,7 +155,7 @@ async def test_a_lock_held_for_too_long(connection: asyncpg.Connection, other: a
 async def test_another_migrate_that_does_not_end(connection: asyncpg.Connection, database_dsn: str) -> None:
     """It is waited for, but not for ever, and its schema alone: another schema is migrated meanwhile."""
     second = await connect(database_dsn, "public", name="second")
-    async with migrations._alone(connection, "public"):
+    async with migrations.alone(connection, "public"):
         with pytest.raises(SystemUnavailableError, match=r"^another migrate has been at work on schema public for"):
             await migrate(second, "public")
         assert len(await migrate(second, "elsewhere")) == len(ALL)

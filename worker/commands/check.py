@@ -36,8 +36,9 @@ Exit status: 0 all is well; 1 a line begins with --; 2 wrong configuration.
 def command(*, as_json: bool) -> int:
     """Check settings, connections, schema, topology, rights and clocks.
 
-    One line for each finding: ok and what was found, or -- with what is wrong and what to do. It goes on after a
-    failure. It sends no event and declares no exchange or queue; a binding that a worker would make anew, it makes.
+    One line for each finding: ok and what was found, -- with what is wrong and what to do, or !! with what works and
+    should not stay so. It goes on after a failure. It sends no event and declares no exchange or queue; a binding that
+    a worker would make anew, it makes.
     """
     from worker.findings import Verdict
     from worker.settings import load_settings

@@ -7,9 +7,10 @@ from datetime import UTC, datetime
 import asyncpg
 
 from worker.errors import SystemUnavailableError, UsageWorkerError
-from worker.findings import Finding, judge_clock, not_checked, ok, wrong
+from worker.findings import Finding, judge_clock, ok, wrong
 from worker.postgres.differences import differences
 from worker.postgres.migrations import migrate, schema_version
+from worker.postgres.role import inspect_rights
 from worker.postgres.session import address, connect, translated
 from worker.settings import Settings
 
@@ -18,40 +19,6 @@ CLOCK_READINGS = 3
 CLOSE_SECONDS_MAX = 2.0
 _TOPIC = "Postgres"
 
-# (table, right, columns): without columns it has to be a right on the whole table.
-_RIGHTS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
-    ("users", "SELECT", ("id",)),
-    ("organizations", "SELECT", ("id",)),
-    ("ai_usage_logs", "SELECT", ()),
-    ("ai_usage_logs", "INSERT", ()),
-    ("ai_usage_dead_letters", "SELECT", ()),
-    ("ai_usage_dead_letters", "INSERT", ()),
-    (
-        "ai_usage_dead_letters",
-        "UPDATE",
-        (
-            "status",
-            "reason",
-            "errors",
-            "occurrences",
-            "last_seen",
-            "worker",
-            "event_id",
-            "user_id",
-            "organization_id",
-            "model",
-        ),
-    ),
-    ("ai_usage_dead_letter_actions", "INSERT", ()),
-    ("ai_usage_migrations", "SELECT", ()),
-)
-# No row where there is no such table: then it is the schema that is wrong, not the rights.
-_LACKS_RIGHT = """
-    SELECT CASE WHEN $4::text[] = '{}' THEN NOT has_table_privilege(pg_class.oid, $3)
-           ELSE EXISTS (SELECT FROM pg_attribute WHERE attrelid = pg_class.oid AND attname = ANY ($4)
-                        AND NOT has_column_privilege(pg_class.oid, attnum, $3)) END
-    FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace WHERE nspname = $1 AND relname = $2
-"""
 _REMEDIES: tuple[tuple[type[BaseException], str], ...] = (
     (asyncpg.InvalidAuthorizationSpecificationError, "set user and password in USAGE_POSTGRES_DSN"),
     (asyncpg.InvalidCatalogNameError, "create the database, or name another in USAGE_POSTGRES_DSN"),
@@ -68,7 +35,7 @@ async def inspect_postgres(settings: Settings, report: Callable[[Finding], None]
         report(wrong(_TOPIC, str(error).removeprefix("Postgres at "), _remedy(error.__cause__)))
         return
     try:
-        for look in (_server, _version, _differences, _rights, _clock):
+        for look in (_server, _version, _differences, inspect_rights, _clock):
             try:
                 with translated():
                     findings = await look(connection, settings)
@@ -121,32 +88,6 @@ async def _differences(connection: asyncpg.Connection, settings: Settings) -> li
     return [wrong(_TOPIC, line) for line in await differences(connection, schema)] or [
         ok(_TOPIC, f"{schema}.ai_usage_logs, ai_usage_daily and log_ai_usage are as this version makes them")
     ]
-
-
-async def _rights(connection: asyncpg.Connection, settings: Settings) -> list[Finding]:
-    schema = settings.postgres_schema
-    user = await connection.fetchval("SELECT quote_ident(current_user)")
-    database = await connection.fetchval("SELECT quote_ident(current_database())")
-    missing = []
-    if not await connection.fetchval("SELECT has_database_privilege(current_database(), 'TEMPORARY')"):
-        missing.append(("TEMPORARY", f"DATABASE {database}"))
-    if await connection.fetchval(
-        "SELECT NOT has_schema_privilege(oid, 'USAGE') FROM pg_namespace WHERE nspname = $1", schema
-    ):
-        missing.append(("USAGE", f'SCHEMA "{schema}"'))
-    tables = 0
-    for table, right, columns in _RIGHTS:
-        is_lacking = await connection.fetchval(_LACKS_RIGHT, schema, table, right, columns)
-        tables += is_lacking is not None
-        if is_lacking:
-            missing.append((right, f'"{schema}".{table}'))
-    findings = [
-        wrong(_TOPIC, f"{user} lacks {right} on {what}", f"GRANT {right} ON {what} TO {user}")
-        for right, what in missing
-    ]
-    if not tables:
-        return [*findings, not_checked(_TOPIC, "rights on tables: there are none yet")]
-    return findings or [ok(_TOPIC, f"{user} has the rights that the worker needs")]
 
 
 async def _clock(connection: asyncpg.Connection, _: Settings) -> list[Finding]:

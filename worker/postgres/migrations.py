@@ -143,7 +143,7 @@ async def migrate(
     known = find_migrations() if known is None else known
     if dry_run:
         return pending_migrations(known, await _checksums(connection, schema))
-    async with _alone(connection, schema):
+    async with alone(connection, schema):
         pending = pending_migrations(known, await _checksums(connection, schema))
         for migration in pending:
             on_applied(await _apply_patiently(connection, schema, migration))
@@ -166,10 +166,10 @@ async def schema_version(connection: asyncpg.Connection, schema: str) -> int:
 
 
 async def _checksums(connection: asyncpg.Connection, schema: str) -> dict[int, str]:
-    with _explained(f"{schema}.{_TABLE} cannot be read"):
+    with explained(f"{schema}.{_TABLE} cannot be read"):
         if not await _has_table(connection, schema):
             return {}
-        rows = await connection.fetch(f"SELECT version, checksum FROM {_quoted(schema)}.{_TABLE}")  # noqa: S608 - quoted
+        rows = await connection.fetch(f"SELECT version, checksum FROM {quoted(schema)}.{_TABLE}")  # noqa: S608 - quoted
     return {row["version"]: row["checksum"] for row in rows}
 
 
@@ -185,7 +185,7 @@ async def _has_table(connection: asyncpg.Connection, schema: str) -> bool:
 
 async def _apply_patiently(connection: asyncpg.Connection, schema: str, migration: Migration) -> Applied:
     patiently = stamina.AsyncRetryingCaller(attempts=None, timeout=PATIENCE_SECONDS)
-    with _explained(f"{migration.name} failed and changed nothing"):
+    with explained(f"{migration.name} failed and changed nothing"):
         try:
             return await patiently.on(_BUSY)(_apply, connection, schema, migration)
         except _BUSY as error:
@@ -209,10 +209,10 @@ async def _apply(connection: asyncpg.Connection, schema: str, migration: Migrati
 async def _prepare(connection: asyncpg.Connection, schema: str) -> None:
     # IF NOT EXISTS would ask for the right to create the schema also where it is there
     if not await connection.fetchval("SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = $1)", schema):
-        await connection.execute(f"CREATE SCHEMA {_quoted(schema)}")
+        await connection.execute(f"CREATE SCHEMA {quoted(schema)}")
     await connection.execute(
         # temporary tables last: none of them may stand for a table of the schema
-        f"SET LOCAL search_path = {_quoted(schema)}, pg_temp;"
+        f"SET LOCAL search_path = {quoted(schema)}, pg_temp;"
         f"SET LOCAL lock_timeout = {LOCK_TIMEOUT_MS};"
         f"SET LOCAL statement_timeout = {round(MIGRATION_SECONDS_MAX * 1000)};"
         "SET LOCAL client_min_messages = notice"
@@ -237,7 +237,7 @@ def _notices(connection: asyncpg.Connection) -> Iterator[list[str]]:
 
 
 @asynccontextmanager
-async def _alone(connection: asyncpg.Connection, schema: str) -> AsyncIterator[None]:
+async def alone(connection: asyncpg.Connection, schema: str) -> AsyncIterator[None]:
     """Holds the schema's advisory lock. Asks for it again and again: a statement that waits would hold a snapshot."""
     key = int.from_bytes(hashlib.sha256(f"usage-worker migrate {schema}".encode()).digest()[:8], signed=True)
     patiently = stamina.AsyncRetryingCaller(attempts=None, timeout=PATIENCE_SECONDS, wait_max=1.0, wait_jitter=0.5)
@@ -263,7 +263,7 @@ async def _lock(connection: asyncpg.Connection, key: int) -> None:
 
 
 @contextmanager
-def _explained(what: str) -> Iterator[None]:
+def explained(what: str) -> Iterator[None]:
     """Turns the library's errors into the project's own.
 
     Raises:
@@ -280,5 +280,6 @@ def _explained(what: str) -> Iterator[None]:
             raise SchemaError(f"{what}: {describe(error)} (SQLSTATE {state})") from error
 
 
-def _quoted(name: str) -> str:
+def quoted(name: str) -> str:
+    """An identifier for a statement's text."""
     return '"' + name.replace('"', '""') + '"'
