@@ -289,7 +289,9 @@ def test_nothing_goes_out_but_names_postgres_and_rabbitmq() -> None:
     assert policy["policyTypes"] == ["Ingress", "Egress"]
     opened = [{(port["protocol"], port["port"]) for port in rule["ports"]} for rule in policy["egress"]]
     assert opened == [{("UDP", 53), ("TCP", 53)}, {("TCP", 5432)}, {("TCP", 5672), ("TCP", 5671)}]
-    assert all(peer.keys() == {"namespaceSelector", "podSelector"} for rule in policy["egress"] for peer in rule["to"])
+    names, *servers = [rule["to"] for rule in policy["egress"]]
+    assert all(peer.keys() == {"namespaceSelector", "podSelector"} for peers in servers for peer in peers)
+    assert [peer["ipBlock"]["cidr"] for peer in names if "ipBlock" in peer] == ["169.254.20.10/32"]
 
 
 def test_memory_is_enough_for_what_a_worker_may_hold() -> None:

@@ -199,9 +199,17 @@ def ages(above: str, values: str) -> list[Manifest]:
         ([*ages("10", "0+60x20"), batches("age", "0+60x20"), batches("events", "0+5x20")], 0),
         ([*ages("10", "0+60x20"), batches("age", "0+60x20")], 0),
         ([*ages("10", "60x20"), batches("events", "60x20")], 0),
+        ([*ages("10", "60x20"), batches("events", "0+60x20")], 0),
         ([], 0),
     ],
-    ids=["behind", "late when they came", "no full batch ever", "nothing is stored: NaN", "no worker answers"],
+    ids=[
+        "behind",
+        "late when they came",
+        "no full batch ever",
+        "nothing is stored: NaN",
+        "all is refused: NaN",
+        "no worker answers",
+    ],
 )
 def test_what_the_query_answers(series: list[Manifest], value: float, tmp_path: Path) -> None:
     """Prometheus's own arithmetic: an age while batches are full, and 0 in every other case."""
