@@ -6,7 +6,9 @@ import logging
 from usage_events import backoff
 from usage_events.contract import MESSAGE_BYTES_MAX
 from usage_events.errors import BrokerUnavailableError, MessageTooLargeError, RefusedError, UsageEventsError
-from usage_events.link import Link, Target
+from usage_events.link import CLOSE_TIMEOUT_SECONDS, Link, Target
+
+ABORT_TIMEOUT_SECONDS = 0.5  # for the end of the connection, where nothing else is waited for
 
 _logger = logging.getLogger(__name__)
 
@@ -94,3 +96,11 @@ class Courier:
             self._refusals += 1
             raise
         return self._link
+
+
+def seconds_to_close(deadline: float | None) -> float:
+    """For the end of the connection, when all is confirmed; `deadline` is in the loop's time."""
+    if deadline is None:
+        return CLOSE_TIMEOUT_SECONDS
+    left = deadline - asyncio.get_running_loop().time()
+    return min(max(left, ABORT_TIMEOUT_SECONDS), CLOSE_TIMEOUT_SECONDS)

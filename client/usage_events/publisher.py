@@ -19,12 +19,13 @@ from usage_events.buffer_options import (
     WhenFull,
 )
 from usage_events.complaints import Complaints, OnError
-from usage_events.courier import Courier
+from usage_events.courier import ABORT_TIMEOUT_SECONDS, Courier, seconds_to_close
 from usage_events.direct import Confirmation, DirectSender
 from usage_events.errors import UnconfirmedError
 from usage_events.event import UsageEvent
+from usage_events.home import Home
 from usage_events.in_flight import Deliveries, InFlightWindow
-from usage_events.link import CLOSE_TIMEOUT_SECONDS, Target
+from usage_events.link import Target
 from usage_events.sender import Packing, Sender
 
 DEFAULT_EXCHANGE = "usage"
@@ -33,7 +34,7 @@ DEFAULT_EVENTS_PER_MESSAGE_MAX = 100
 DEFAULT_LINGER_SECONDS = 0.05
 DEFAULT_IN_FLIGHT_MAX = 64  # more is slower: aiormq looks at all of them for each confirmation
 DEFAULT_IN_FLIGHT_BYTES_MAX = 16 * 1024 * 1024
-ABORT_TIMEOUT_SECONDS = 0.5  # for the end of the connection, where nothing else is waited for
+ERROR_TIMEOUT_SECONDS = 5.0  # for what a block that an error ends has recorded
 
 _logger = logging.getLogger(__name__)
 
@@ -120,8 +121,10 @@ class UsagePublisher:
         self._direct = DirectSender(
             courier=self._courier, deliveries=self._deliveries, books=self._books, routing_key=routing_key
         )
+        self._home = Home()
         self._sending: asyncio.Task[None] | None = None
         self._closed = False
+        self._ends = False
         self._ended = False
 
     @property
@@ -142,6 +145,7 @@ class UsagePublisher:
             BrokerUnavailableError: RabbitMQ cannot be reached.
             RefusedError: the user is refused, or the exchange does not exist.
         """
+        self._home.enter()
         await self._courier.connect()
 
     async def start(self) -> None:
@@ -158,9 +162,10 @@ class UsagePublisher:
 
         Raises:
             BufferFullError: there is no room, and `when_full` is `raise`: the event has not been taken.
-            RuntimeError: the publisher is closed.
+            RuntimeError: the publisher is closed, or belongs to another thread or to a loop that has ended.
         """
         self._refuse_if_closed()
+        self._home.refuse_strangers()
         self._buffer.put(Entry(event.to_json(), event.organization_id))
         self._note_recorded()
         self._sender.notify()
@@ -169,14 +174,16 @@ class UsagePublisher:
         """Returns when all that is recorded by now is confirmed, or given up with an error that `on_error` heard.
 
         Raises:
-            UnconfirmedError: that takes longer than `timeout_seconds`; sending goes on.
-            RuntimeError: the publisher is closed.
+            UnconfirmedError: that takes longer than `timeout_seconds`, and sending goes on; or `abort` ends it.
+            RuntimeError: the publisher is closed, or belongs to another loop.
         """
         self._refuse_if_closed()
         self._begin_sending()
         try:
             async with asyncio.timeout(timeout_seconds):
-                await self._sender.drain()
+                await self._sender.drain(self._keep_sending)
+        except UnconfirmedError:
+            raise
         except TimeoutError:
             raise self._unconfirmed(timeout_seconds, "they are tried again") from None
 
@@ -192,6 +199,7 @@ class UsagePublisher:
             EventTooLargeError: an event alone is larger than a message; none has been sent.
             RuntimeError: the publisher is closed.
         """
+        self._home.enter()
         return await self._direct.send(events, self._refuse_if_closed)
 
     async def close(self, timeout_seconds: float | None = None) -> None:
@@ -201,6 +209,7 @@ class UsagePublisher:
             UnconfirmedError: that takes longer than `timeout_seconds`; what is left may or may not have arrived, and
                 stays in the spool, if there is one.
         """
+        self._home.enter()
         self._closed = True
         if self._ended:
             return
@@ -208,19 +217,21 @@ class UsagePublisher:
             async with asyncio.timeout(timeout_seconds) as deadline:
                 if self._buffer.events:
                     self._begin_sending()
-                await self._sender.drain()
+                await self._sender.drain(self._keep_sending)
                 await self._deliveries.wait()
+        except UnconfirmedError:
+            raise
         except TimeoutError:
             fate = "they stay in the spool" if self._buffering.uses_spool else "they may or may not have arrived"
             raise self._unconfirmed(timeout_seconds, fate) from None
         else:
-            await self._courier.close(_left_seconds(deadline.when()))
+            await self._courier.close(seconds_to_close(deadline.when()))
         finally:
             await self.abort()
 
     async def abort(self) -> None:
         """Disconnects at once; what is in flight may or may not have arrived, and results of `send` are cancelled."""
-        self._closed = True
+        self._closed = self._ends = True
         if self._sending is not None:
             self._sending.cancel()
             await asyncio.gather(self._sending, return_exceptions=True)
@@ -241,15 +252,24 @@ class UsagePublisher:
     ) -> None:
         if error is None:
             await self.close()
-        else:
-            await self.abort()
+            return
+        try:  # what happened stays the error; what was recorded before it counts
+            await self.close(ERROR_TIMEOUT_SECONDS)
+        except UnconfirmedError as unconfirmed:
+            _logger.error("the publisher ends: %s", unconfirmed)  # noqa: TRY400 - the trace says nothing more
 
     def _refuse_if_closed(self) -> None:
         if self._closed:
             raise RuntimeError("the publisher is closed; make another")
 
+    def _keep_sending(self) -> None:
+        if self._ends:
+            raise self._unconfirmed(None, "the publisher has been ended meanwhile")
+        self._begin_sending()
+
     def _begin_sending(self) -> None:
-        if self._sending is None:
+        self._home.enter()
+        if self._sending is None or self._sending.done():  # somebody may have cancelled every task of the loop
             self._sending = asyncio.create_task(self._sender.run(), name="usage_events sender")
 
     def _make_buffer(self) -> Buffer:
@@ -274,12 +294,5 @@ class UsagePublisher:
         # A spool may hold what others have recorded, or this service before it was started again.
         count = self.books.buffered if self._buffering.uses_spool else self.books.open
         why = self._courier.trouble or f"RabbitMQ at {self._target.broker} has not answered"
-        return UnconfirmedError(f"events not confirmed after {timeout_seconds} s: {count:,}; {fate}. {why}", count)
-
-
-def _left_seconds(deadline: float | None) -> float:
-    """For the end of the connection, when all is confirmed."""
-    if deadline is None:
-        return CLOSE_TIMEOUT_SECONDS
-    left = deadline - asyncio.get_running_loop().time()
-    return min(max(left, ABORT_TIMEOUT_SECONDS), CLOSE_TIMEOUT_SECONDS)
+        after = "" if timeout_seconds is None else f" after {timeout_seconds} s"
+        return UnconfirmedError(f"events not confirmed{after}: {count:,}; {fate}. {why}", count)

@@ -2,7 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -123,24 +124,31 @@ class Sender:
             self._moved.set()  # the new event may have taken an older one's place
 
     async def run(self) -> None:
-        """Sends until it is cancelled; what is on its way then is given back by `give_back`."""
+        """Sends until it is cancelled; what is on its way goes on, and waits again where it is cancelled, too."""
         delays = backoff.delays()
-        while True:
-            try:
-                lease = await self._next_lease()
-                await self._begin(lease)
-                delays = backoff.delays()
-            except Exception:  # a disk that is full, say: what is recorded must go on when that is over
-                _logger.exception("sending failed; it goes on")
-                await asyncio.sleep(next(delays))
+        try:
+            while True:
+                try:
+                    lease = await self._next_lease()
+                    await self._begin(lease)
+                    delays = backoff.delays()
+                except Exception:  # a disk that is full, say: what is recorded must go on when that is over
+                    _logger.exception("sending failed; it goes on")
+                    await asyncio.sleep(next(delays))
+        finally:
+            self._moved.set()  # whoever drains sees to it that somebody sends
 
-    async def drain(self) -> None:
-        """Returns when all that is recorded by now is settled; nothing lingers meanwhile."""
+    async def drain(self, keep_sending: Callable[[], None]) -> None:
+        """Returns when all that is recorded by now is settled; nothing lingers meanwhile.
+
+        `keep_sending` is asked again and again: it begins anew where `run` was cancelled, or raises what ends this.
+        """
         key = self._buffer.youngest_key
         self._hurries += 1
         self._woken.set()
         try:
             while self._is_open(key):
+                keep_sending()
                 self._moved.clear()
                 await _wait(self._moved, self._buffer.poll_seconds)
         finally:
@@ -148,8 +156,7 @@ class Sender:
 
     def give_back(self) -> None:
         """Once everything is cancelled: what was on its way waits in the buffer again."""
-        while self._on_their_way:
-            self._buffer.give_back(self._on_their_way.pop().lease)
+        self._give_back(list(self._on_their_way))
 
     def _is_open(self, key: int) -> bool:
         return self._buffer.is_pending(key) or any(parcel.lease.keys[0] <= key for parcel in self._on_their_way)
@@ -175,8 +182,24 @@ class Sender:
         parcels = list(self._packing.parcels(lease, self._courier.bytes_max))
         self._on_their_way.update(parcels)
         self._moved.set()
+        left = deque(parcels)
+        try:
+            while left:
+                task = await self._deliveries.begin(len(left[0].message.body), partial(self._carry, left[0]))
+                task.add_done_callback(partial(self._end, left.popleft()))
+        finally:
+            self._give_back(left)
+
+    def _end(self, parcel: Parcel, task: "asyncio.Task[None]") -> None:
+        if task.cancelled():
+            self._give_back([parcel])
+
+    def _give_back(self, parcels: Iterable[Parcel]) -> None:
         for parcel in parcels:
-            await self._deliveries.begin(len(parcel.message.body), partial(self._carry, parcel))
+            if parcel in self._on_their_way:
+                self._on_their_way.remove(parcel)
+                self._buffer.give_back(parcel.lease)
+        self._moved.set()
 
     async def _carry(self, parcel: Parcel) -> None:
         """Sees a parcel to its end, also through errors of the program: none of them may lose an event."""
@@ -247,8 +270,11 @@ class Sender:
         parts = list(self._packing.parcels(parcel.lease, error.bytes_max))
         self._on_their_way.remove(parcel)
         self._on_their_way.update(parts)
-        for part in parts:
-            await self._carry(part)
+        try:
+            for part in parts:
+                await self._carry(part)
+        finally:
+            self._give_back(parts)  # where it is cancelled
 
     def _note_refusal(self, parcel: Parcel, error: RefusedError, *, is_first: bool) -> None:
         if is_first:

@@ -326,6 +326,100 @@ async def test_sending_and_closing_do_not_cross(broker: FakeBroker) -> None:
     assert (publisher.in_flight, len(broker.seen)) == (0, 1)
 
 
+@pytest.mark.parametrize("call", ["flush", "close"])
+@pytest.mark.parametrize("bytes_max", [None, 500])
+async def test_events_outlive_the_cancellation_of_every_task(
+    broker: FakeBroker, call: str, bytes_max: int | None
+) -> None:
+    """Frameworks cancel all that is left in a loop: what was on its way, a split message too, is sent afterwards."""
+    broker.bytes_max = bytes_max
+    publisher = publisher_of(in_flight_max=2)
+    await publisher.start()
+    record(publisher, *range(20))
+    await let_others_run()
+    assert broker.waiting
+    for task in asyncio.all_tasks() - {asyncio.current_task()}:
+        task.cancel()
+    ending = asyncio.create_task(getattr(publisher, call)())
+    await let_others_run()
+    broker.waiting[:] = [one for one in broker.waiting if not one.answer.cancelled()]
+    broker.recover()
+    await asyncio.wait_for(ending, 60)
+    assert sorted(broker.held) == list(range(20))
+    assert publisher.books == Books(recorded=20, confirmed=20, confirmed_messages=publisher.books.confirmed_messages)
+    await publisher.close()
+
+
+async def test_who_waits_for_a_publisher_that_is_ended_is_told(broker: FakeBroker) -> None:
+    """A flush in one task does not wait for ever where another ends the publisher."""
+    publisher = publisher_of()
+    record(publisher, 0, 1)
+    flush = asyncio.create_task(publisher.flush())
+    await let_others_run()
+    await publisher.abort()
+    message = (
+        "^events not confirmed: 2; the publisher has been ended meanwhile. RabbitMQ at amqp://rabbit:5672/ has not"
+    )
+    with pytest.raises(UnconfirmedError, match=message):
+        await asyncio.wait_for(flush, 60)
+    assert len(broker.seen) == 1
+
+
+async def fail_after(publisher: UsagePublisher, *numbers: int) -> None:
+    """A block that an error ends."""
+    async with publisher:
+        record(publisher, *numbers)
+        raise KeyError("the service's own")
+
+
+async def test_a_block_that_fails_sends_what_it_has_recorded(broker: FakeBroker) -> None:
+    """The error goes on as it is, and the calls that were made before it are billed."""
+    broker.confirms_at_once = True
+    with pytest.raises(KeyError, match="the service's own"):
+        await fail_after(publisher_of(), 0, 1)
+    assert broker.held == [0, 1]
+
+
+async def test_a_block_that_fails_has_a_deadline(
+    broker: FakeBroker, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    """Where RabbitMQ is away the error goes on all the same, and the log says how many events were not confirmed."""
+    monkeypatch.setattr("usage_events.publisher.ERROR_TIMEOUT_SECONDS", 0.01)
+    with pytest.raises(KeyError, match="the service's own"):
+        await fail_after(publisher_of(), 0, 1)
+    assert "the publisher ends: events not confirmed after 0.01 s: 2; " in caplog.text
+    assert len(broker.waiting) == 0
+
+
+def test_a_publisher_belongs_to_one_loop(broker: FakeBroker) -> None:
+    """In another it is refused, by every call, instead of waiting for what never comes."""
+    broker.confirms_at_once = True
+    publisher = publisher_of()
+    asyncio.run(publisher.start())
+    with pytest.raises(RuntimeError, match=r"^the publisher's event loop has ended; make another in the new one$"):
+        record(publisher, 1)
+    for call in (publisher.connect, publisher.start, publisher.flush, publisher.close, lambda: publisher.send([b"{}"])):
+        with pytest.raises(
+            RuntimeError, match=r"^the publisher belongs to another event loop, that of its first use; "
+        ):
+            asyncio.run(call())
+    assert broker.seen == []
+
+
+async def test_an_event_of_another_thread_is_refused(broker: FakeBroker) -> None:
+    """The loop would not notice it (a `def` endpoint of FastAPI runs in a thread): the caller is told what to use."""
+    broker.confirms_at_once = True
+    async with publisher_of() as publisher:
+        with pytest.raises(
+            RuntimeError, match=r"^the publisher belongs to its event loop's thread, and this is another"
+        ):
+            await asyncio.to_thread(record, publisher, 1)
+        loop = asyncio.get_running_loop()
+        await asyncio.to_thread(loop.call_soon_threadsafe, publisher.record, new_event(input_tokens=2))
+        await let_others_run()
+    assert broker.held == [2]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
