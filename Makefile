@@ -44,7 +44,7 @@ bench-dead-letters: bench-environment ## Measure the commands and the good event
 bench-producers: bench-environment ## Measure what record() costs a service, beside a query, with servers stopped meanwhile (ten minutes)
 	@$(BENCH).producers --json $(MEASURED)/producers.json --pictures $(MEASURED)/pictures
 
-bench-scaling: environment ## Simulate the rule by which Kubernetes scales workers, for docs/kubernetes.md (seconds; needs the trace)
+bench-scaling: ## Simulate the rule by which Kubernetes scales workers, for docs/kubernetes.md (seconds; needs the trace)
 	@.ci/setup environment --group bench
 	@$(BENCH).scaling_report --write
 

@@ -10,6 +10,7 @@ import pytest
 from makers import batch_of, body_of
 from usage_events.contract import Reason
 
+from worker.batch import Trigger
 from worker.metrics import OTHER_PRODUCERS, PRODUCERS_MAX, Metrics
 from worker.store import Refused, Written
 
@@ -28,9 +29,12 @@ def samples(metrics: Metrics) -> dict[str, float]:
 def test_every_metric_of_an_alert_exists(path: Path) -> None:
     """No alert waits for a metric that no worker exports."""
     exported = {family.name for family in Metrics().registry.collect()}
-    named = set(re.findall(r"\busage_worker_\w+", path.read_text(encoding="utf-8")))
+    text = path.read_text(encoding="utf-8")
+    named = set(re.findall(r"\busage_worker_\w+", text))
     assert named
-    assert {name.removesuffix("_total") for name in named} <= exported
+    assert {name.removesuffix("_total").removesuffix("_bucket") for name in named} <= exported
+    triggers = {trigger for found in re.findall(r'trigger=~"([^"]+)"', text) for trigger in found.split("|")}
+    assert triggers <= set(Trigger)
 
 
 @pytest.mark.parametrize("path", TESTS, ids=lambda path: path.name)

@@ -95,6 +95,13 @@ def test_kustomize_makes_the_same_of_them(folder: Path) -> None:
     assert made == {name_of(manifest): manifest for manifest in resolve(folder)}
 
 
+def test_a_kustomization_that_is_not_understood_is_refused(tmp_path: Path) -> None:
+    """These tests do not look at half of what is applied."""
+    (tmp_path / "kustomization.yaml").write_text("resources: []\npatches: []\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"\['patches'\] is not known"):
+        resolve(tmp_path)
+
+
 @pytest.mark.parametrize("version", [OLDEST, kubernetes_validate.latest_version()])
 @pytest.mark.parametrize("manifest", [*OWN, *read(EXAMPLES)], ids=name_of)
 def test_kubernetes_takes_them(manifest: Manifest, version: str) -> None:
