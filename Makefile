@@ -8,7 +8,7 @@ BENCH := PYTHONPATH=tests $(PYTHON) -m benchmarks
 MEASURED := .local/benchmarks
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all check bench bench-full bench-publish bench-dead-letters bench-producers bench-scaling profile bench-environment environment servers
+.PHONY: help demo test test-all check bench bench-full bench-publish bench-dead-letters bench-producers bench-scaling profile kubernetes-alerts bench-environment environment servers
 
 help: ## Show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -50,6 +50,9 @@ bench-scaling: ## Simulate the rule by which Kubernetes scales workers, for docs
 
 profile: bench-environment ## Measure where one event's microseconds go
 	@$(BENCH) --only profile --json $(MEASURED)/profile.json --pictures $(MEASURED)/pictures
+
+kubernetes-alerts: environment ## Put the alerts of deploy/prometheus into deploy/kubernetes
+	@PYTHONPATH=tests $(PYTHON) -m manifests
 
 bench-environment: servers
 	@.ci/setup environment --group bench

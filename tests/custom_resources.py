@@ -11,7 +11,7 @@ TEXT: Schema = {"type": "string", "minLength": 1}
 COUNT: Schema = {"type": "integer", "minimum": 0}
 BOOLEAN_TEXT: Schema = {"enum": ["true", "false"]}  # metadata of triggers is text throughout
 NUMBER_TEXT: Schema = {"type": "string", "pattern": r"^\d+(\.\d+)?$"}
-DURATION: Schema = {"type": "string", "pattern": r"^(\d+h)?(\d+m)?(\d+s)?$"}
+DURATION: Schema = {"type": "string", "pattern": r"^(\d+(ms|[smhdwy]))+$"}
 
 
 def closed(required: dict[str, Schema], optional: dict[str, Schema] | None = None) -> Schema:
@@ -124,17 +124,20 @@ SERVICE_MONITOR = closed(
     {"jobLabel": TEXT, "namespaceSelector": closed({}, {"matchNames": some(TEXT)})},
 )
 TEXTS: Schema = {"type": "object", "additionalProperties": TEXT}
+ALERT = closed(
+    {"alert": TEXT, "expr": TEXT},
+    {"for": DURATION, "keep_firing_for": DURATION, "labels": TEXTS, "annotations": TEXTS},
+)
+RECORD = closed({"record": TEXT, "expr": TEXT}, {"labels": TEXTS})
 PROMETHEUS_RULE = closed(
     {
         "groups": some(
             closed(
                 {
                     "name": TEXT,
-                    "rules": some(
-                        closed({"alert": TEXT, "expr": TEXT}, {"for": DURATION, "labels": TEXTS, "annotations": TEXTS})
-                    ),
+                    "rules": some({"anyOf": [ALERT, RECORD]}),
                 },
-                {"interval": DURATION},
+                {"interval": DURATION, "limit": COUNT},
             )
         )
     }

@@ -1,8 +1,10 @@
 """The manifests of deploy/kubernetes as `kubectl apply -k` sees them, without kubectl.
 
 Of kustomize it knows what these manifests use, and refuses the rest: resources, a namespace, and tags of images.
+`python -m manifests` writes the one that is made from other files: the alerts.
 """
 
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,8 +14,21 @@ import yaml
 ROOT = Path(__file__).parents[1]
 KUBERNETES = ROOT / "deploy" / "kubernetes"
 EXAMPLES = KUBERNETES / "secrets.example.yaml"
+ALERTS = KUBERNETES / "alerts.yaml"
+RULES = ROOT / "deploy" / "prometheus"
 Manifest = dict[str, Any]
 
+_ALERTS_HEAD = """\
+# Made from the rules of deploy/prometheus, and their comments, by `make kubernetes-alerts`.
+apiVersion: monitoring.coreos.com/v1
+kind: PrometheusRule
+metadata:
+  name: usage-worker
+  labels:
+    app.kubernetes.io/name: usage-worker
+spec:
+  groups:
+"""
 _KNOWN = {"apiVersion", "kind", "resources", "namespace", "images"}
 _WITHOUT_NAMESPACE = {"Namespace"}
 
@@ -41,6 +56,21 @@ def resolve(folder: Path = KUBERNETES) -> list[Manifest]:
         for image in kustomization.get("images", []):
             _tag(manifest, image)
     return found
+
+
+def alerts() -> str:
+    """The rules of deploy/prometheus as the Prometheus Operator reads them: each file's groups, set in by two.
+
+    Raises:
+        ValueError: a file holds more than groups.
+    """
+    parts = [_ALERTS_HEAD]
+    for path in sorted(RULES.glob("*.rules.yml")):
+        _, begin, groups = path.read_text(encoding="utf-8").partition("groups:\n")
+        if not begin or {*read(path)[0]} != {"groups"}:
+            raise ValueError(f"{path} must hold `groups:` alone, on a line of its own")
+        parts.append(textwrap.indent(groups, "  "))
+    return "".join(parts)
 
 
 def pod_of(manifest: Manifest) -> Manifest | None:
@@ -74,3 +104,7 @@ def _tag(manifest: Manifest, image: Manifest) -> None:
     for container in ((pod_of(manifest) or {}).get("spec", {})).get("containers", []):
         if container["image"] == image["name"]:
             container["image"] = f"{image['name']}:{image['newTag']}"
+
+
+if __name__ == "__main__":
+    ALERTS.write_text(alerts(), encoding="utf-8")

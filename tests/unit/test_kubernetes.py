@@ -15,7 +15,7 @@ import yaml
 from benchmarks.report import LATEST
 from benchmarks.sheet import Sheet
 from custom_resources import SCHEMAS
-from manifests import EXAMPLES, KUBERNETES, ROOT, Manifest, one, pod_of, read, resolve, variables
+from manifests import ALERTS, EXAMPLES, KUBERNETES, ROOT, RULES, Manifest, alerts, one, pod_of, read, resolve, variables
 
 from worker.app import LEAVE_SECONDS_MAX
 from worker.cli import COMMANDS
@@ -147,13 +147,10 @@ def test_the_base_needs_no_operator() -> None:
 
 
 def test_alerts_are_those_that_are_tested() -> None:
-    """The PrometheusRule holds the rules of deploy/prometheus."""
-    groups = [
-        group
-        for path in sorted((ROOT / "deploy" / "prometheus").glob("*.rules.yml"))
-        for group in read(path)[0]["groups"]
-    ]
-    assert one("PrometheusRule", "usage-worker", ALL)["spec"]["groups"] == groups
+    """The PrometheusRule is made of the rules of deploy/prometheus, and holds each of their groups."""
+    assert ALERTS.read_text(encoding="utf-8") == alerts(), "run `make kubernetes-alerts`"
+    groups = [group for path in sorted(RULES.glob("*.rules.yml")) for group in read(path)[0]["groups"]]
+    assert one("PrometheusRule", "usage-worker", ALL)["spec"]["groups"] == groups != []
 
 
 @pytest.mark.parametrize("manifest", PODS, ids=name_of)
