@@ -150,9 +150,10 @@ class MemoryBuffer:
                     " away? Record it again later, or choose when_full='drop_oldest' or 'spool'"
                 )
             self._make_room(size_bytes)
-        self._fresh.append((self._next_key, entry))
-        self._next_key += 1
+        key = self._next_key
+        self._next_key += 1  # before it stands there: no two events have one key, wherever a signal interrupts this
         self.bytes += size_bytes
+        self._fresh.append((key, entry))
 
     def lease(self, events_max: int, bytes_max: int) -> Lease | None:
         """The oldest that wait, in their order."""

@@ -1,5 +1,6 @@
 """The buffer in memory: nothing is lost, nothing comes twice, the order is kept, and the bounds hold."""
 
+from collections import deque
 from uuid import UUID
 
 import pytest
@@ -27,6 +28,27 @@ def filled(count: int, when_full: WhenFull = "raise", events_max: int = 100, byt
     for number in range(count):
         buffer.put(entry(number))
     return buffer
+
+
+def test_a_signal_in_the_middle_leaves_the_order_whole() -> None:
+    """A time limit that strikes `put` just when the event is in: the next one has a key of its own, and all come out."""
+
+    class Struck(deque[tuple[int, Entry]]):
+        def append(self, item: tuple[int, Entry]) -> None:
+            super().append(item)
+            if item[1] == entry(0):
+                raise InterruptedError
+
+    buffer = MemoryBuffer(events_max=100, bytes_max=10_000)
+    buffer._fresh = Struck()
+    with pytest.raises(InterruptedError):
+        buffer.put(entry(0))
+    buffer.put(entry(1))
+    assert buffer.bytes == 20
+    lease = buffer.lease(10, 1000)
+    assert lease is not None
+    buffer.give_back(lease)
+    assert numbers(buffer.lease(10, 1000)) == [0, 1]
 
 
 @pytest.mark.parametrize(("events_max", "bytes_max"), [(3, 10_000), (100, 39)])

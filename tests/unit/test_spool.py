@@ -5,7 +5,8 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from threading import Barrier
+from threading import Barrier, Thread
+from typing import Any
 
 import pytest
 import spools
@@ -13,6 +14,7 @@ from spools import drain, entry, fill, numbers
 from usage_events.buffer import Lease
 from usage_events.errors import BufferFullError, SpoolError, SpoolUnwritableError
 from usage_events.spool import Spool
+from usage_events.spool.callers import Caller
 from usage_events.spool.checkpoints import COMMITS_BETWEEN
 
 MEBIBYTE = 1024 * 1024
@@ -216,6 +218,39 @@ def test_threads_share_commits(path: Path) -> None:
         assert own == sorted(own)
 
 
+def test_who_is_interrupted_takes_no_others_event_along(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A time limit strikes one of eight threads that share a commit: the others' events are kept, and his is not."""
+    spool = Spool(path)
+    run = spool._file.run
+    interrupts: list[Exception] = [InterruptedError("a signal")]
+
+    def interrupted(operation: Any) -> Any:
+        if interrupts:
+            raise interrupts.pop()
+        return run(operation)
+
+    def record(number: int) -> int | None:
+        try:
+            spool.put(entry(number))
+        except InterruptedError:
+            return None
+        return number
+
+    monkeypatch.setattr(spool._file, "run", interrupted)
+    add, here = spool._callers.add, Barrier(8)
+
+    def add_together(frame: bytes) -> Caller:
+        caller = add(frame)
+        here.wait()  # all of them wait for the commit that is struck
+        return caller
+
+    monkeypatch.setattr(spool._callers, "add", add_together)
+    with ThreadPoolExecutor(8) as pool:
+        kept = [number for number in pool.map(record, range(8)) if number is not None]
+    assert len(kept) == 7
+    assert sorted(drain(spool)) == sorted(kept)
+
+
 def test_a_group_that_does_not_fit_is_told_apart(path: Path) -> None:
     """Of threads that record together into a nearly full spool, some succeed and some get the error; none gets both."""
     spool = Spool(path, bytes_max=MEBIBYTE)
@@ -248,6 +283,25 @@ def test_the_log_is_brought_into_the_file_beside_the_callers(path: Path) -> None
     spool._checkpoints.pause()  # waits for it
     spool._checkpoints.resume()
     assert path.stat().st_size > before + COMMITS_BETWEEN * 400
+
+
+def test_a_checkpoint_without_a_thread_is_made_later(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where the machine gives no thread, events are kept and the spool closes all the same; the log says so."""
+
+    def start(_: Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    spool = Spool(path)
+    with monkeypatch.context() as patch:
+        patch.setattr(Thread, "start", start)
+        fill(spool, 0, COMMITS_BETWEEN)
+    assert caplog.messages == [f"the spool {path}: no checkpoint was made (can't start new thread)"]
+    closing = Thread(target=spool.close, daemon=True)
+    closing.start()
+    closing.join(30)
+    assert not closing.is_alive()
 
 
 def test_an_emptied_spool_gives_its_disk_back(path: Path) -> None:

@@ -26,7 +26,11 @@ class Checkpoints:
         self._commits += 1
         if self._commits >= COMMITS_BETWEEN and self._running.acquire(blocking=False):
             self._commits = 0
-            Thread(target=self._make, name="usage_events spool checkpoint", daemon=True).start()
+            try:
+                Thread(target=self._make, name="usage_events spool checkpoint", daemon=True).start()
+            except RuntimeError as error:  # as many threads as there may be, or Python is at its end
+                self._running.release()
+                _logger.warning("the spool %s: no checkpoint was made (%s)", self._path, error)
 
     def pause(self) -> None:
         """Waits for the one that runs, and lets none begin until `resume`."""

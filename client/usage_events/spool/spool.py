@@ -3,7 +3,6 @@
 import logging
 import os
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from threading import Lock
@@ -12,6 +11,7 @@ from usage_events import forks
 from usage_events.buffer import DEFAULT_SPOOL_BYTES_MAX, Entry, Lease, Sync, WhenFull
 from usage_events.errors import BufferFullError, SpoolUnwritableError, UsageEventsError
 from usage_events.spool import frames, owners, recovery
+from usage_events.spool.callers import Caller, Callers
 from usage_events.spool.checkpoints import Checkpoints
 from usage_events.spool.database import Database, Row
 from usage_events.spool.file import SpoolFile
@@ -25,17 +25,6 @@ _logger = logging.getLogger("usage_events.spool")
 
 
 Frames = Sequence[bytes]  # `Spool` has a property that is named `bytes`
-
-
-class _Waiting:
-    """One event whose caller waits for the commit."""
-
-    __slots__ = ("error", "frame", "is_done")
-
-    def __init__(self, frame: bytes) -> None:
-        self.frame = frame
-        self.is_done = False
-        self.error: UsageEventsError | None = None
 
 
 class Spool:
@@ -76,7 +65,7 @@ class Spool:
         self._on_dropped = on_dropped
         self._on_damaged = on_damaged
         self._lock = Lock()
-        self._waiting: deque[_Waiting] = deque()
+        self._callers = Callers()
         self._held = HeldLeases()
         self._events = self._bytes = 0  # what waits, as far as this process knows; each lease looks again
         self._renewed_at = 0  # the newest event of the file when it was replaced; 0 if it never was
@@ -128,13 +117,16 @@ class Spool:
             BufferFullError: there is no room.
             SpoolUnwritableError: a full disk, lost rights, or a lock that stays.
         """
-        waiting = _Waiting(frames.encode(entry, time.time_ns() // 1000))
-        self._waiting.append(waiting)
-        with self._lock:
-            if not waiting.is_done:
-                self._commit()
-        if waiting.error is not None:
-            raise waiting.error
+        caller = self._callers.add(frames.encode(entry, time.time_ns() // 1000))
+        try:
+            with self._lock:
+                if not caller.is_done:
+                    self._commit()
+        except BaseException:  # Ctrl-C, or a time limit by a signal
+            self._callers.leave(caller)
+            raise
+        if caller.error is not None:
+            raise caller.error
 
     def lease(self, events_max: int, bytes_max: int) -> Lease | None:
         """The oldest that nobody else has leased, in their order; `None` where there are none, or the disk is full."""
@@ -190,27 +182,25 @@ class Spool:
     # All below holds the lock.
 
     def _commit(self) -> None:
-        batch = [self._waiting.popleft() for _ in range(len(self._waiting))]
+        batch = self._callers.waiting()
         try:
             if self._is_closed:
                 raise SpoolUnwritableError(f"the spool {self.path} is closed; make another publisher")
             self._insert(batch)
         except UsageEventsError as error:
-            for waiting in batch:
-                waiting.error = waiting.error or (None if waiting.is_done else error)
-        finally:
-            for waiting in batch:
-                waiting.is_done = True
+            for caller in batch:
+                caller.refuse(error)
+        self._callers.forget_answered()
         self._checkpoints.count()
 
-    def _insert(self, batch: Sequence[_Waiting]) -> None:
+    def _insert(self, batch: Sequence[Caller]) -> None:
         left = list(batch)
         while left:
-            encoded = [waiting.frame for waiting in left]
+            encoded = [caller.frame for caller in left]
             count = self._file.run(lambda database: self._insert_into(database, encoded))  # noqa: B023 - runs now
-            for waiting in left[:count]:
-                waiting.is_done = True
-                self._bytes += len(waiting.frame) - frames.OVERHEAD_BYTES
+            for caller in left[:count]:
+                caller.is_done = True
+                self._bytes += len(caller.frame) - frames.OVERHEAD_BYTES
             self._events += count
             left = left[count:]
             if left and not (self._drops and self._drop(len(left[0].frame))):
@@ -293,6 +283,6 @@ class Spool:
             self._file.abandon_owner()
             self._held.clear()
             self._unsettled.clear()
-            self._waiting.clear()
+            self._callers.clear()
         self._lock.release()
         self._checkpoints.resume()
