@@ -31,7 +31,7 @@ def filled(count: int, when_full: WhenFull = "raise", events_max: int = 100, byt
 
 
 def test_a_signal_in_the_middle_leaves_the_order_whole() -> None:
-    """A time limit that strikes `put` just when the event is in: the next one has a key of its own, and all come out."""
+    """A time limit that strikes `put` just when the event is in: the next has a key of its own, and all come out."""
 
     class Struck(deque[tuple[int, Entry]]):
         def append(self, item: tuple[int, Entry]) -> None:
