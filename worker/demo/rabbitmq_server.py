@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import socket
+from collections.abc import Sequence
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any, Self
@@ -114,19 +115,24 @@ def given_rabbitmq(amqp_url: str) -> RabbitServer:
     return RabbitServer(amqp_url, Untouched("USAGE_AMQP_URL"))
 
 
-def docker_rabbitmq() -> RabbitServer:
-    """Start a container."""
+def docker_rabbitmq(plugins: Sequence[str] = ()) -> RabbitServer:
+    """Start a container, with these plugins beside management."""
     from worker.demo.containers import Container
 
     amqp, management = free_ports(2)
+    enable = f"rabbitmq-plugins enable --offline {' '.join(plugins)}"
     host = Container(
-        IMAGE, ports={5672: amqp, 15672: management}, environment={}, stop_command=["rabbitmqctl", "shutdown"]
+        IMAGE,
+        ports={5672: amqp, 15672: management},
+        environment={},
+        command=["sh", "-c", f"{enable} && exec docker-entrypoint.sh rabbitmq-server"] if plugins else [],
+        stop_command=["rabbitmqctl", "shutdown"],
     )
     return _started(host, host.address, amqp, management)
 
 
-def local_rabbitmq() -> RabbitServer:
-    """Start a local process, from the machine's rabbitmq-server.
+def local_rabbitmq(plugins: Sequence[str] = ()) -> RabbitServer:
+    """Start a local process, from the machine's rabbitmq-server, with these plugins beside management.
 
     Raises:
         ConfigurationError: there is none; with the command that installs it.
@@ -138,7 +144,7 @@ def local_rabbitmq() -> RabbitServer:
 
     folder = ThrowAwayFolder("rabbitmq", user="rabbitmq")
     amqp, management, distribution, epmd = free_ports(4)
-    _configure(folder.path, amqp, management)
+    _configure(folder.path, amqp, management, plugins)
     # Erlang's port mapper would stay as a daemon; one of its own, in its process group, ends with the broker.
     command: list[str | Path] = ["/bin/sh", "-c", f'epmd -address {LOOPBACK} -port {epmd} & exec "$0"', script]
     host = LocalProcess(folder, command, _environment(folder.path, distribution, epmd))
@@ -166,8 +172,8 @@ def _started(host: Host, address: str, amqp: int, management: int) -> RabbitServ
     return server
 
 
-def _configure(folder: Path, amqp: int, management: int) -> None:
-    (folder / "enabled_plugins").write_text("[rabbitmq_management].\n")
+def _configure(folder: Path, amqp: int, management: int, plugins: Sequence[str]) -> None:
+    (folder / "enabled_plugins").write_text(f"[{','.join(('rabbitmq_management', *plugins))}].\n")
     (folder / "rabbitmq.conf").write_text(
         f"listeners.tcp.1 = {LOOPBACK}:{amqp}\n"
         f"management.tcp.ip = {LOOPBACK}\n"

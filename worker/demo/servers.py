@@ -8,7 +8,7 @@ Run as a program it tells the set-up whether there is a broker: exit status 0 ye
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -86,13 +86,19 @@ def start_postgres(
     return start(settings)
 
 
-def start_rabbitmq(kind: Kind | None = None, *, say: Say = to_standard_error) -> RabbitServer:
-    """A running RabbitMQ of this kind, or of the first that can be had; close it at the end."""
+def start_rabbitmq(
+    kind: Kind | None = None, *, plugins: Sequence[str] = (), say: Say = to_standard_error
+) -> RabbitServer:
+    """A running RabbitMQ of this kind, or of the first that can be had; close it at the end.
+
+    A given one has the plugins that it has; any other has `plugins` beside management.
+    """
     kind = kind or _choose("amqp_url", rabbitmq_server.IMAGE, say)
     if kind is Kind.GIVEN:
         return rabbitmq_server.given_rabbitmq(_given("amqp_url"))
     say(f"starting RabbitMQ as a {_noun(kind)}")
-    return rabbitmq_server.docker_rabbitmq() if kind is Kind.DOCKER else rabbitmq_server.local_rabbitmq()
+    start = rabbitmq_server.docker_rabbitmq if kind is Kind.DOCKER else rabbitmq_server.local_rabbitmq
+    return start(plugins)
 
 
 def chosen_kind() -> Kind | None:
