@@ -99,23 +99,23 @@ class Link:
             BrokerUnavailableError: RabbitMQ does not answer.
             RefusedError: it answers, and refuses the user or does not know the exchange.
         """
-        import aio_pika
+        from aio_pika.connection import Connection, make_url
 
-        connection: AbstractConnection | None = None
+        # Made here, so that it is closed here, too, where it does not come about: aio-pika would begin to close it
+        # whenever its memory is freed, which may be when the loop ends, and too late.
+        connection = Connection(
+            make_url(target.amqp_url, heartbeat=HEARTBEAT_SECONDS),
+            client_properties={"connection_name": f"usage_events {target.app_id or ''}".rstrip()},
+        )
         try:
             async with asyncio.timeout(OPEN_TIMEOUT_SECONDS):
-                connection = await aio_pika.connect(
-                    target.amqp_url,
-                    heartbeat=HEARTBEAT_SECONDS,
-                    client_properties={"connection_name": f"usage_events {target.app_id or ''}".rstrip()},
-                )
+                await connection.connect()
                 channel = connection.channel(publisher_confirms=True, on_return_raises=True)
                 await channel.initialize()
                 underlay = cast("Channel", await channel.get_underlay_channel())
                 await underlay.exchange_declare(target.exchange, passive=True)
         except BaseException as error:
-            if connection is not None:
-                await _close(connection)
+            await _close(connection)
             translated = _translate(error, target, lost=True)
             if translated is None:
                 raise
@@ -204,6 +204,8 @@ async def _close(connection: "AbstractConnection", timeout_seconds: float = CLOS
             await connection.close()
     except TimeoutError:
         _logger.warning("RabbitMQ did not answer the end of the connection within %s s", timeout_seconds)
+    finally:
+        await connection.close()  # of one that was interrupted only the mark is left to be set, which waits for nothing
 
 
 class _Sent(NamedTuple):

@@ -1,9 +1,12 @@
 """What a link makes of its library's endings, on a channel that behaves as aiormq's does; no broker."""
 
 import asyncio
+import gc
+from collections.abc import Coroutine
 from typing import Any, cast
 
 import pytest
+from aio_pika.connection import Connection, make_url
 from aio_pika.exceptions import ChannelInvalidStateError, ChannelNotFoundEntity
 from usage_events import silence
 from usage_events.errors import BrokerUnavailableError, ExchangeMissingError
@@ -48,6 +51,18 @@ class FakeChannel:
         self.closing.set_exception(cause)
         if answers:
             self.answer.set_exception(cause)
+
+
+class FakeTransport:
+    """The connection's other side, which does not answer."""
+
+    def __init__(self) -> None:
+        self.ends = 0
+
+    async def close(self, _error: object) -> None:
+        """As the library's."""
+        self.ends += 1
+        await asyncio.Event().wait()
 
 
 def link_over(channel: FakeChannel) -> Link:
@@ -126,3 +141,51 @@ async def test_a_broker_that_no_longer_confirms_is_lost(
             await one
     assert link.is_lost
     assert "rabbit:5672/ has confirmed nothing for 30 s; the messages that wait for it, 2 now, go again" in caplog.text
+
+
+@pytest.mark.parametrize("ends", ["cancelled", "lost"])
+async def test_a_link_that_does_not_come_about_leaves_nothing_behind(ends: str) -> None:
+    """Cancelled or lost while it connects, its connection is closed then, and not in a task when its memory is freed.
+
+    The loop may have ended by then: "coroutine 'Connection.close' was never awaited".
+    """
+    begun: list[str] = []
+
+    def note(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, Any], **given: Any) -> asyncio.Task[Any]:
+        begun.append(repr(coroutine))
+        return asyncio.Task(coroutine, loop=loop, **given)
+
+    accepted = asyncio.Event()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        accepted.set()
+        if ends == "cancelled":
+            await reader.read()
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        asyncio.get_running_loop().set_task_factory(cast("Any", note))
+        opening = asyncio.create_task(Link.open(Target(f"amqp://127.0.0.1:{port}/", "usage", "usage.recorded", None)))
+        await accepted.wait()
+        if ends == "cancelled":
+            opening.cancel()
+        with pytest.raises((asyncio.CancelledError, BrokerUnavailableError)):
+            await opening
+        del opening
+        for _ in range(5):  # the library's own tasks end
+            await asyncio.sleep(0)
+            gc.collect()
+        asyncio.get_running_loop().set_task_factory(None)
+    assert [one for one in begun if "Connection.connect " in one]
+    assert not [one for one in begun if "Connection.close " in one]
+
+
+async def test_an_end_that_is_not_answered_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A broker that is silent when the connection ends: it is given up after the time-out, and not begun again."""
+    connection = Connection(make_url("amqp://rabbit/"))
+    transport = FakeTransport()
+    monkeypatch.setattr(connection, "transport", transport)
+    await Link(TARGET, connection, cast("Any", FakeChannel())).close(0.01)
+    assert transport.ends == 1
+    assert connection.is_closed
