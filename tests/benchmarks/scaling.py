@@ -113,6 +113,14 @@ class Run:
     waits: list[tuple[float, int]] = field(default_factory=list)
     moments: list[Moment] = field(default_factory=list)
 
+    def note(self, step: int, arrived: int, taken: list[tuple[int, int]], *, age_steps: int, replicas: int) -> None:
+        """Add one step: what arrived, what was stored (step of arrival, events), and what is left."""
+        self.arrived += arrived
+        self.stored += sum(events for _, events in taken)
+        self.waits += [((step - at) * STEP_SECONDS, events) for at, events in taken]
+        self.replica_seconds += replicas * STEP_SECONDS
+        self.moments.append(Moment(step * STEP_SECONDS, age_steps * STEP_SECONDS, replicas))
+
     def wait_quantile(self, share: float) -> float:
         """The wait in seconds that this share of the stored events did not exceed."""
         reached = 0
@@ -217,55 +225,62 @@ class _Queue:
         return step - self.cohorts[0][0] if self.cohorts else 0
 
 
+class _Metrics:
+    """What RabbitMQ and Prometheus say, each as late as it is."""
+
+    def __init__(self, load: Load) -> None:
+        self._events_per_message = load.events_per_message
+        self._commits: deque[tuple[float, float, bool]] = deque()  # when, the oldest's age, whether others still wait
+        self.messages = 0
+        self.age_seconds = 0.0
+
+    def committed(self, now: float, age_seconds: float, *, others_wait: bool) -> None:
+        self._commits.append((now, age_seconds, others_wait))
+
+    def collect(self, now: float, counted_events: int) -> None:
+        if now % STATISTICS_SECONDS == 0:
+            self.messages = math.ceil(counted_events / self._events_per_message)
+        if now % SCRAPE_SECONDS == 0:
+            self.age_seconds = self._age_of_the_query(now)
+
+    def _age_of_the_query(self, now: float) -> float:
+        """The quantile of the ages at the commit, while most commits left others waiting behind them."""
+        while self._commits and self._commits[0][0] <= now - AGE_WINDOW_SECONDS:
+            self._commits.popleft()
+        if sum(others_wait for _, _, others_wait in self._commits) * 2 <= len(self._commits):
+            return 0.0
+        ages = sorted(age for _, age, _ in self._commits)
+        return ages[min(len(ages) - 1, int(AGE_QUANTILE * len(ages)))]
+
+
 def simulate(rule: Rule, load: Load, fleet: Fleet) -> Run:
     """Let a load arrive under a rule."""
-    run, queue, autoscaler = Run(rule), _Queue(), Autoscaler(rule)
+    run, queue, metrics, autoscaler = Run(rule), _Queue(), _Metrics(load), Autoscaler(rule)
     working = rule.replicas_min
     coming: deque[tuple[float, int]] = deque()  # when they work, how many
-    messages_seen, age_seen = 0, 0.0
-    ages: deque[tuple[float, bool]] = deque(maxlen=round(AGE_WINDOW_SECONDS / STEP_SECONDS))
     for step, events in enumerate(load.arrivals):
         now = step * STEP_SECONDS
         while coming and coming[0][0] <= now:
             working += coming.popleft()[1]
         queue.add(step, events)
-        run.arrived += events
         is_down = load.outage[0] <= now < load.outage[1]
         rate = 0.0 if is_down else min(working * fleet.events_per_second, fleet.database_events_per_second)
         taken = queue.take(step, rate)
-        run.waits += [((step - arrived) * STEP_SECONDS, part) for arrived, part in taken]
-        run.stored += sum(part for _, part in taken)
         if taken:
-            ages.append(((step - taken[0][0]) * STEP_SECONDS, queue.age_steps(step) > 0))
+            oldest_seconds = (step - taken[0][0]) * STEP_SECONDS
+            metrics.committed(now, oldest_seconds, others_wait=queue.age_steps(step) > 0)
+        held = 0 if rule.counts_unacknowledged else working * fleet.held_events_max
+        metrics.collect(now, max(0, queue.waiting - held))
         replicas = working + sum(number for _, number in coming)
-        run.replica_seconds += replicas * STEP_SECONDS
-        run.moments.append(Moment(now, queue.age_steps(step) * STEP_SECONDS, replicas))
-        if _is_due(now, STATISTICS_SECONDS):
-            held = 0 if rule.counts_unacknowledged else working * fleet.held_events_max
-            messages_seen = math.ceil(max(0, queue.waiting - held) / load.events_per_message)
-        if _is_due(now, SCRAPE_SECONDS):
-            age_seen = _age_of_the_query(ages)
-        if _is_due(now, ASK_SECONDS):
-            wanted = autoscaler.replicas(now, Seen(replicas, working, messages_seen, age_seen))
+        run.note(step, events, taken, age_steps=queue.age_steps(step), replicas=replicas)
+        if now % ASK_SECONDS == 0:
+            wanted = autoscaler.replicas(now, Seen(replicas, working, metrics.messages, metrics.age_seconds))
             if wanted > replicas:
                 coming.append((now + fleet.start_seconds, wanted - replicas))
                 run.started += wanted - replicas
-            elif wanted < replicas:
-                working = _stop(replicas - wanted, working, coming)
+            working = _stop(max(0, replicas - wanted), working, coming)
     run.waiting = queue.waiting
     return run
-
-
-def _is_due(now: float, every: float) -> bool:
-    return now % every == 0
-
-
-def _age_of_the_query(ages: Sequence[tuple[float, bool]]) -> float:
-    """The quantile of the ages at the commit, while most batches left others waiting behind them."""
-    if not ages or sum(behind for _, behind in ages) * 2 <= len(ages):
-        return 0.0
-    ordered = sorted(age for age, _ in ages)
-    return ordered[min(len(ordered) - 1, int(AGE_QUANTILE * len(ordered)))]
 
 
 def _stop(number: int, working: int, coming: deque[tuple[float, int]]) -> int:

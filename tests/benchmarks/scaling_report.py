@@ -115,7 +115,6 @@ def draw(case: Case, fleet: Fleet, path: Path) -> None:
         replicas.step(minutes, [moment.replicas for moment in moments], color=colour, linewidth=width, where="post")
     age.set_ylabel("age of the oldest event\nthat waits, seconds")
     replicas.set_ylabel("replicas")
-    replicas.set_ylim(bottom=0)
     replicas.set_xlabel("minutes; grey: no database")
     for axes in (load, age, replicas):
         axes.axvspan(*(second / 60 for second in OUTAGE_SECONDS), color=CEILING, alpha=0.25, linewidth=0)
