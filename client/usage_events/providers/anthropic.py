@@ -38,10 +38,7 @@ def usage_event(message: object, **call: Unpack[Call]) -> UsageEvent:
 
 def usage_event_of_stream(events: Iterable[object], **call: Unpack[StreamedCall]) -> UsageEvent:
     """The event of a stream's events; see `StreamUsage`."""
-    stream = StreamUsage()
-    for event in events:
-        stream.add(event)
-    return stream.event(**call)
+    return StreamUsage().add_all(events).event(**call)
 
 
 class _Tokens(NamedTuple):

@@ -61,10 +61,7 @@ def usage_event_of_stream(
     events: Iterable[object], *, response: object = None, **call: Unpack[StreamedCall]
 ) -> UsageEvent:
     """The event of a stream's events, and of the response that they came in; see `StreamUsage`."""
-    stream = StreamUsage(response)
-    for event in events:
-        stream.add(event)
-    return stream.event(**call)
+    return StreamUsage(response).add_all(events).event(**call)
 
 
 def _named(usage: Usage, answer: object, response: object, call: Call) -> Usage:

@@ -31,10 +31,7 @@ def usage_event(response: object, **call: Unpack[Call]) -> UsageEvent:
 
 def usage_event_of_stream(chunks: Iterable[object], **call: Unpack[StreamedCall]) -> UsageEvent:
     """The event of a stream's chunks, or of an interaction's events; see `StreamUsage`."""
-    stream = StreamUsage()
-    for chunk in chunks:
-        stream.add(chunk)
-    return stream.event(**call)
+    return StreamUsage().add_all(chunks).event(**call)
 
 
 def _usage_of(answer: object) -> Usage:

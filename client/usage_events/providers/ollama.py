@@ -30,10 +30,7 @@ def usage_event(response: object, **call: Unpack[StreamedCall]) -> UsageEvent:
 
 def usage_event_of_stream(chunks: Iterable[object], **call: Unpack[StreamedCall]) -> UsageEvent:
     """The event of a stream's objects; see `StreamUsage`."""
-    stream = StreamUsage()
-    for chunk in chunks:
-        stream.add(chunk)
-    return stream.event(**call)
+    return StreamUsage().add_all(chunks).event(**call)
 
 
 class StreamUsage(Stream):

@@ -37,10 +37,7 @@ def usage_event(response: object, **call: Unpack[Call]) -> UsageEvent:
 
 def usage_event_of_stream(chunks: Iterable[object], **call: Unpack[StreamedCall]) -> UsageEvent:
     """The event of a stream's chunks (Chat Completions) or events (Responses); see `StreamUsage`."""
-    stream = StreamUsage()
-    for chunk in chunks:
-        stream.add(chunk)
-    return stream.event(**call)
+    return StreamUsage().add_all(chunks).event(**call)
 
 
 def usage_of(answer: object, usage: object) -> Usage:

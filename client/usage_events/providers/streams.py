@@ -1,9 +1,9 @@
 """Streams: what a provider says while it answers, and what an event says of an answer that was cut off."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import ClassVar, TypedDict, Unpack
+from typing import ClassVar, Self, TypedDict, Unpack
 
 from usage_events.errors import UsageMissingError
 from usage_events.event import UsageEvent
@@ -36,6 +36,12 @@ class Stream(ABC):
         """Takes the stream's next chunk or event."""
         self._started = True
         self._take(chunk)
+
+    def add_all(self, chunks: Iterable[object]) -> Self:
+        """Takes all of them; the stream itself, for its `event`."""
+        for chunk in chunks:
+            self.add(chunk)
+        return self
 
     @property
     def started(self) -> bool:
