@@ -10,16 +10,13 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import msgspec
-from usage_events.contract import (
+from usage_events.contract import Event, FieldError, Reason, Refusal
+from usage_events.envelope import (
     CONTENT_TYPE_CLOUDEVENT,
     CONTENT_TYPE_CLOUDEVENTS_BATCH,
     CONTENT_TYPE_JSON,
     MESSAGE_BYTES_MAX,
     MESSAGE_EVENTS_MAX,
-    Event,
-    FieldError,
-    Reason,
-    Refusal,
 )
 from usage_events.json_text import Kind, NotJsonError, outline
 from usage_events.judge import Form, judge

@@ -19,7 +19,6 @@ from usage_events.contract import (
     COST_PATTERN,
     ENDPOINT_CHARACTERS_MAX,
     INPUT_TOKEN_MICRO_USD,
-    MESSAGE_EVENTS_MAX,
     MODEL_CHARACTERS_MAX,
     OUTPUT_TOKEN_MICRO_USD,
     REQUEST_TYPE_CHARACTERS_MAX,
@@ -27,6 +26,7 @@ from usage_events.contract import (
     TOKENS_MAX,
     Event,
 )
+from usage_events.envelope import MESSAGE_EVENTS_MAX
 from usage_events.judge import Form
 from usage_events.rules import (
     RuleError,

@@ -6,7 +6,7 @@ It stands alone: the schemas are those of the JSON Schema documents, as definiti
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from usage_events.contract import (
+from usage_events.envelope import (
     CONTENT_TYPE_CLOUDEVENT,
     CONTENT_TYPE_CLOUDEVENTS_BATCH,
     CONTENT_TYPE_JSON,

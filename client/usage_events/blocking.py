@@ -5,16 +5,18 @@ import logging
 import threading
 from collections.abc import Callable, Coroutine
 from types import TracebackType
-from typing import Any, Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 from usage_events import ending, forks
 from usage_events.books import Books
 from usage_events.buffer import Buffer, Entry
 from usage_events.errors import UnconfirmedError
-from usage_events.event import UsageEvent
 from usage_events.locked import LockedBuffer
 from usage_events.options import PublisherOptions
 from usage_events.publisher import UsagePublisher
+
+if TYPE_CHECKING:
+    from usage_events.event import UsageEvent
 
 DEFAULT_EXIT_TIMEOUT_SECONDS = 5.0
 
@@ -81,7 +83,7 @@ class BlockingUsagePublisher:
             self._refuse_if_closed()
             self._live().start()
 
-    def record(self, event: UsageEvent) -> None:
+    def record(self, event: "UsageEvent") -> None:
         """Takes an event, and sends it in the background. Never waits for the broker.
 
         Raises:
@@ -194,7 +196,7 @@ class _Core(UsagePublisher):
         self._loop = loop
         self.call(super().start())
 
-    def record(self, event: UsageEvent) -> None:
+    def record(self, event: "UsageEvent") -> None:
         """Called in any thread."""
         self._refuse_if_closed()
         self._buffer.put(Entry(event.to_json(), event.organization_id))

@@ -42,6 +42,14 @@ class Books:
         """Events that are neither confirmed, nor given up, dropped or damaged."""
         return self.recorded - self.confirmed - self.given_up - self.dropped - self.damaged
 
+    def note_spooled(self) -> None:
+        """One more is written to the spool."""
+        self.spooled += 1
+
+    def note_damaged(self, count: int) -> None:
+        """So many more of the spool's cannot be sent."""
+        self.damaged += count
+
     def as_dict(self) -> dict[str, int]:
         """Each count by its name, and `open`."""
         return asdict(self) | {"open": self.open}

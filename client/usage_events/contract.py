@@ -20,12 +20,6 @@ INPUT_TOKEN_MICRO_USD = 1
 OUTPUT_TOKEN_MICRO_USD = 3
 MAX_AHEAD_SECONDS = 300
 MAX_AGE_SECONDS = 35 * 24 * 3600
-MESSAGE_BYTES_MAX = 1024 * 1024
-MESSAGE_EVENTS_MAX = 1000
-
-CONTENT_TYPE_JSON = "application/json"
-CONTENT_TYPE_CLOUDEVENT = "application/cloudevents+json"
-CONTENT_TYPE_CLOUDEVENTS_BATCH = "application/cloudevents-batch+json"
 
 UUID_PATTERN = r"^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}$"
 # RFC 3339's date-time, without a second 60: a database's clock has none.

@@ -4,7 +4,7 @@ import asyncio
 import logging
 
 from usage_events import backoff
-from usage_events.contract import MESSAGE_BYTES_MAX
+from usage_events.envelope import MESSAGE_BYTES_MAX
 from usage_events.errors import BrokerUnavailableError, MessageTooLargeError, RefusedError, UsageEventsError
 from usage_events.link import CLOSE_TIMEOUT_SECONDS, Link, Target
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, cast
 from urllib.parse import urlsplit
 
-from usage_events.contract import CONTENT_TYPE_JSON
+from usage_events.envelope import CONTENT_TYPE_JSON
 from usage_events.errors import (
     AccessRefusedError,
     BrokerUnavailableError,

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from usage_events.contract import MESSAGE_BYTES_MAX, MESSAGE_EVENTS_MAX
+from usage_events.envelope import MESSAGE_BYTES_MAX, MESSAGE_EVENTS_MAX
 from usage_events.errors import EventTooLargeError
 
 _BRACKETS_BYTES = 2

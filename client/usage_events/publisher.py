@@ -5,7 +5,7 @@ import logging
 import os
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from usage_events.books import Books
 from usage_events.buffer import Buffer, Entry
@@ -22,11 +22,13 @@ from usage_events.complaints import Complaints, OnError
 from usage_events.courier import ABORT_TIMEOUT_SECONDS, Courier, seconds_to_close
 from usage_events.direct import Confirmation, DirectSender
 from usage_events.errors import UnconfirmedError
-from usage_events.event import UsageEvent
 from usage_events.home import Home
 from usage_events.in_flight import Deliveries, InFlightWindow
 from usage_events.link import Target
 from usage_events.sender import Packing, Sender
+
+if TYPE_CHECKING:
+    from usage_events.event import UsageEvent  # who has one has loaded it, and pydantic
 
 DEFAULT_EXCHANGE = "usage"
 DEFAULT_ROUTING_KEY = "usage.recorded"
@@ -157,7 +159,7 @@ class UsagePublisher:
         self._refuse_if_closed()
         self._begin_sending()
 
-    def record(self, event: UsageEvent) -> None:
+    def record(self, event: "UsageEvent") -> None:
         """Takes an event, and sends it in the background. Never waits.
 
         Raises:
@@ -273,22 +275,16 @@ class UsagePublisher:
             self._sending = asyncio.create_task(self._sender.run(), name="usage_events sender")
 
     def _make_buffer(self) -> Buffer:
-        return self._buffering.make(self._note_dropped, self._note_spooled, self._note_damaged)
+        return self._buffering.make(self._note_dropped, self._books.note_spooled, self._books.note_damaged)
 
     def _note_recorded(self) -> None:
         self._books.recorded += 1
         if self._buffering.durability == "spool":
             self._books.spooled += 1
 
-    def _note_spooled(self) -> None:
-        self._books.spooled += 1
-
     def _note_dropped(self, count: int) -> None:
         self._books.dropped += count
         self._complaints.dropped(count)
-
-    def _note_damaged(self, count: int) -> None:
-        self._books.damaged += count
 
     def _unconfirmed(self, timeout_seconds: float | None, fate: str) -> UnconfirmedError:
         # A spool may hold what others have recorded, or this service before it was started again.

@@ -12,8 +12,8 @@ from usage_events import backoff
 from usage_events.books import Books
 from usage_events.buffer import Buffer, Lease
 from usage_events.complaints import Complaints
-from usage_events.contract import MESSAGE_BYTES_MAX, MESSAGE_EVENTS_MAX
 from usage_events.courier import Courier
+from usage_events.envelope import MESSAGE_BYTES_MAX, MESSAGE_EVENTS_MAX
 from usage_events.errors import EventTooLargeError, MessageTooLargeError, RefusedError, UnroutableError
 from usage_events.in_flight import Deliveries
 from usage_events.messages import Message, events_bytes_max, groups, message_of

@@ -8,7 +8,8 @@ from uuid import UUID
 
 import pytest
 from conformance import Case, Letter, Row, load_cases, load_fixtures, metadata_value
-from usage_events.contract import MAX_AGE_SECONDS, MAX_AHEAD_SECONDS, MESSAGE_BYTES_MAX, Event, Reason
+from usage_events.contract import MAX_AGE_SECONDS, MAX_AHEAD_SECONDS, Event, Reason
+from usage_events.envelope import MESSAGE_BYTES_MAX
 from usage_events.rules import Window
 
 from worker.batch import Batch, Entry

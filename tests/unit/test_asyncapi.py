@@ -9,7 +9,7 @@ import pytest
 from conformance import load_cases
 from jsonschema import Draft7Validator
 from usage_events import UsagePublisher, asyncapi, schema
-from usage_events.contract import MESSAGE_EVENTS_MAX
+from usage_events.envelope import MESSAGE_EVENTS_MAX
 from usage_events.rules import Window
 
 from worker.decode import decode

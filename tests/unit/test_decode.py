@@ -8,15 +8,8 @@ import pytest
 from event_texts import NOW_TEXT, UUID_TEXT, damaged, event_texts, json_texts
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from usage_events.contract import (
-    CONTENT_TYPE_CLOUDEVENT,
-    CONTENT_TYPE_CLOUDEVENTS_BATCH,
-    CONTENT_TYPE_JSON,
-    MAX_AGE_SECONDS,
-    MAX_AHEAD_SECONDS,
-    Event,
-    Reason,
-)
+from usage_events.contract import MAX_AGE_SECONDS, MAX_AHEAD_SECONDS, Event, Reason
+from usage_events.envelope import CONTENT_TYPE_CLOUDEVENT, CONTENT_TYPE_CLOUDEVENTS_BATCH, CONTENT_TYPE_JSON
 from usage_events.json_text import Child, Kind, NotJsonError, outline
 from usage_events.judge import Form, judge
 from usage_events.rules import Window

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
-from usage_events import contract
+from usage_events import contract, envelope
 
 from worker.cli import COMMANDS
 from worker.metrics import Metrics
@@ -37,8 +37,8 @@ def test_every_metric_that_the_readme_names_exists() -> None:
 @pytest.mark.parametrize(
     ("limit", "said"),
     [
-        (contract.MESSAGE_EVENTS_MAX, "1,000 events"),
-        (contract.MESSAGE_BYTES_MAX // 2**20, "1 MiB"),
+        (envelope.MESSAGE_EVENTS_MAX, "1,000 events"),
+        (envelope.MESSAGE_BYTES_MAX // 2**20, "1 MiB"),
         (contract.METADATA_BYTES_MAX // 1024, "16 KiB"),
         (contract.METADATA_DEPTH_MAX, "8 levels"),
         (contract.ENDPOINT_CHARACTERS_MAX, "255,"),

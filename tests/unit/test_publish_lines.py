@@ -10,7 +10,7 @@ from uuid import uuid4
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from usage_events.contract import MESSAGE_BYTES_MAX, MESSAGE_EVENTS_MAX
+from usage_events.envelope import MESSAGE_BYTES_MAX, MESSAGE_EVENTS_MAX
 from usage_events.errors import UnroutableError
 from usage_events.publisher import UsagePublisher
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from usage_events import backoff
-from usage_events.contract import MESSAGE_BYTES_MAX, MESSAGE_EVENTS_MAX
+from usage_events.envelope import MESSAGE_BYTES_MAX, MESSAGE_EVENTS_MAX
 from usage_events.errors import EventTooLargeError
 from usage_events.in_flight import InFlightWindow
 from usage_events.link import Target

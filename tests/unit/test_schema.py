@@ -10,7 +10,8 @@ import pytest
 from conformance import Case, load_cases
 from jsonschema import Draft202012Validator
 from usage_events import schema
-from usage_events.contract import CONTENT_TYPE_JSON, Reason
+from usage_events.contract import Reason
+from usage_events.envelope import CONTENT_TYPE_JSON
 
 FOLDER = Path(__file__).parent.parent.parent / "schema"
 DOCUMENTS = schema.documents()

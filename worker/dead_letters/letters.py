@@ -15,15 +15,8 @@ from uuid import UUID
 
 import msgspec
 from usage_events.cloudevents import event_id
-from usage_events.contract import (
-    CONTENT_TYPE_CLOUDEVENT,
-    CONTENT_TYPE_JSON,
-    UUID_PATTERN,
-    Event,
-    FieldError,
-    Reason,
-    Refusal,
-)
+from usage_events.contract import UUID_PATTERN, Event, FieldError, Reason, Refusal
+from usage_events.envelope import CONTENT_TYPE_CLOUDEVENT, CONTENT_TYPE_JSON
 from usage_events.judge import parse
 
 from worker.batch import Batch, Origin

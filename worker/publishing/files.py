@@ -5,7 +5,7 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import NamedTuple
 
-from usage_events.contract import MESSAGE_BYTES_MAX
+from usage_events.envelope import MESSAGE_BYTES_MAX
 
 from worker.errors import ConfigurationError
 from worker.ndjson import STANDARD_INPUT, Line, read_chunks

@@ -5,8 +5,8 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import aclosing
 
-from usage_events.contract import CONTENT_TYPE_JSON
 from usage_events.direct import Confirmation
+from usage_events.envelope import CONTENT_TYPE_JSON
 from usage_events.publisher import UsagePublisher
 from usage_events.rules import Window
 

@@ -15,7 +15,7 @@ from pamqp.body import ContentBody
 from pamqp.frame import FrameTypes
 from pamqp.header import ContentHeader
 from pamqp.heartbeat import Heartbeat
-from usage_events.contract import MESSAGE_BYTES_MAX
+from usage_events.envelope import MESSAGE_BYTES_MAX
 
 from worker.findings import Finding, ok, wrong
 from worker.rabbitmq.frames import OnDeliveries, RawDelivery

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from uuid import UUID
 
 import asyncpg
-from usage_events.contract import CONTENT_TYPE_JSON
+from usage_events.envelope import CONTENT_TYPE_JSON
 
 from worker.dead_letters.erasing import Fate, Subject, Verdict
 from worker.dead_letters.letters import fingerprint
