@@ -1,5 +1,6 @@
 """The manifests: valid for Kubernetes, for the operators that read them, and in step with the worker's code."""
 
+import json
 import os
 import re
 import shutil
@@ -7,6 +8,7 @@ import subprocess
 import textwrap
 import tomllib
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import jsonschema
 import kubernetes_validate
@@ -227,6 +229,23 @@ def test_secrets_are_placeholders_and_each_is_used() -> None:
         assert "REPLACE_" in " ".join(secret["stringData"].values())
         for text in secret["stringData"].values():
             assert re.search(r"^[\w-]+$|:REPLACE_[A-Z_]+@", text), text
+
+
+def test_the_secrets_name_the_documented_users() -> None:
+    """Postgres's roles and RabbitMQ's users are those of their own files, and workers need not declare anything."""
+    roles = (ROOT / "schema" / "roles.sql").read_text(encoding="utf-8")
+    broker = json.loads((ROOT / "deploy" / "rabbitmq" / "definitions.json").read_text(encoding="utf-8"))
+    users = {user["name"]: user for user in broker["users"]}
+    for secret in read(EXAMPLES):
+        data = secret["stringData"]
+        if "postgres-dsn" in data:
+            assert f"'{urlsplit(data['postgres-dsn']).username}'" in roles
+        if "amqp-url" in data:
+            assert urlsplit(data["amqp-url"]).username in users
+        if "username" in data:
+            assert users[data["username"]]["tags"] == ["monitoring"]
+            assert data["username"] in {permission["user"] for permission in broker["permissions"]}
+    assert variables(container_of(WORKER))["USAGE_TOPOLOGY"] == "passive"
 
 
 def test_the_owner_migrates_and_nobody_else() -> None:

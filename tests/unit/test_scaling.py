@@ -112,7 +112,7 @@ def test_replicas_go_slowly() -> None:
 
 def test_the_age_counts_only_while_workers_are_behind() -> None:
     """Old events that are stored as they come are no reason for replicas; a backlog is."""
-    rule = Rule("by age", 1, 4, age_target_seconds=2.0)
+    rule = Rule("by age", 1, 4, age_target_seconds=STEP_SECONDS / 2)  # every event is older than that
     assert simulate(rule, Load([200] * 400), FLEET).started == 0
     assert simulate(rule, Load(BURSTS), FLEET).started > 0
 
@@ -123,6 +123,27 @@ def test_messages_in_the_workers_hands_count() -> None:
     slow, load = replace(FLEET, events_per_second=1), Load([0, 300, *[0] * 200])
     assert simulate(rule, load, slow).started > 0
     assert simulate(replace(rule, counts_unacknowledged=False), load, slow).started == 0
+
+
+def test_messages_are_counted_not_events() -> None:
+    """A backlog in messages of ten events is a tenth of it to the autoscaler."""
+    rule, backlog = Rule("messages", 1, 9, messages_target=1000), [9000, *[0] * 80]
+    assert max(moment.replicas for moment in simulate(rule, Load(backlog), FLEET).moments) == 5
+    assert simulate(rule, Load(backlog, events_per_message=10), FLEET).started == 0
+
+
+def test_replicas_that_are_removed_store_nothing_more() -> None:
+    """After a burst one replica works, at the rate of one; the autoscaler is asked every 15 s and not in between."""
+    rule = Rule("down", 1, 4, messages_target=1000, stabilization_seconds=15)
+    run = simulate(rule, Load([4000, *[0] * 160, 2000, *[0] * 12]), FLEET)
+    changes = {
+        moment.at_seconds
+        for moment, before in zip(run.moments[1:], run.moments, strict=False)
+        if moment.replicas != before.replicas
+    }
+    assert {second - STEP_SECONDS for second in changes} <= {0.0, 15.0, 30.0, 45.0}
+    assert run.moments[-1].replicas == 1
+    assert [events for _, events in run.waits[-8:]] == [250] * 8
 
 
 def test_the_manifest_holds_the_numbers_that_were_chosen() -> None:
