@@ -189,6 +189,7 @@ class _Core(UsagePublisher):
         """Starts the thread."""
         if self._loop is not None:
             return
+        ending.watch()
         loop = asyncio.new_event_loop()
         loop.set_default_executor(ending.Helpers())
         self._thread = threading.Thread(target=self._run, args=(loop,), name="usage_events publisher", daemon=True)
@@ -245,6 +246,9 @@ class _Core(UsagePublisher):
         """Closes, and ends the thread."""
         if isinstance(self._buffer, LockedBuffer):
             self._buffer.shut()
+        if self._loop is None and not _is_in_loop():
+            asyncio.run(self.close(timeout_seconds))
+            return
         self.start()
         assert self._loop is not None  # noqa: S101 - it is started
         try:
@@ -278,6 +282,14 @@ class _Core(UsagePublisher):
                 task.cancel()
             loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
         loop.close()
+
+
+def _is_in_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 _inherited: list[_Core] = []

@@ -1,6 +1,7 @@
 """The end of a process: publishers are closed when nobody can record any more, and not a moment before."""
 
 import atexit
+import os
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol
@@ -17,9 +18,54 @@ class Closing(Protocol):
 _open: set[Closing] = set()
 
 
+class _Watch:
+    """A thread that closes them when the other threads have ended. Python waits for it, and cannot begin it so late."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._main_ended = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def begin(self) -> None:
+        """Watches from now on."""
+        with self._lock:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="usage_events end")
+                self._thread.start()
+
+    def end(self) -> bool:
+        """The main thread has ended; whether this sees to the rest."""
+        self._main_ended.set()
+        return self._thread is not None
+
+    def _run(self) -> None:
+        self._main_ended.wait()
+        while others := _others():
+            for thread in others:
+                thread.join()
+        _close_all()
+
+
+_watch = _Watch()
+
+
+def _renew_watch() -> None:
+    global _watch  # noqa: PLW0603 - a child process has none of its parent's threads
+    _watch = _Watch()
+
+
+if hasattr(os, "register_at_fork"):  # Windows has no fork
+    os.register_at_fork(after_in_child=_renew_watch)
+
+
 def register(closing: Closing) -> None:
     """Closes it when the process ends."""
     _open.add(closing)
+
+
+def watch() -> None:
+    """To be called once there is something that has to be sent."""
+    _watch.begin()
 
 
 def forget(closing: Closing) -> None:
@@ -33,7 +79,13 @@ class Helpers(ThreadPoolExecutor):
     def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Begins the call."""
         future: Future[Any] = Future()
-        threading.Thread(target=_call, args=(future, fn, args, kwargs), name="usage_events helper", daemon=True).start()
+        thread = threading.Thread(
+            target=_call, args=(future, fn, args, kwargs), name="usage_events helper", daemon=True
+        )
+        try:
+            thread.start()
+        except RuntimeError:  # Python 3.12 gives no thread at its end: then everything else may wait
+            _call(future, fn, args, kwargs)
         return future
 
 
@@ -48,17 +100,8 @@ def _call(future: Future[Any], fn: Any, args: Any, kwargs: Any) -> None:
 
 def _end() -> None:
     """The main thread is at its end. Others, and pools with work left, may go on: Python waits for them, and so we."""
-    if _others():
-        threading.Thread(target=_close_after_others, name="usage_events end").start()
-    else:
+    if not _watch.end():
         _close_all()
-
-
-def _close_after_others() -> None:
-    while others := _others():
-        for thread in others:
-            thread.join()
-    _close_all()
 
 
 def _others() -> list[threading.Thread]:
