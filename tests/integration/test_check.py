@@ -13,6 +13,7 @@ import aio_pika
 import asyncpg
 import pytest
 from aio_pika.abc import AbstractChannel
+from aio_pika.queue import Queue
 from click.testing import CliRunner
 from usage_events.rules import Window
 
@@ -295,6 +296,47 @@ async def test_a_queue_of_another_kind(settings: Settings) -> None:
         assert found.wrong[0].startswith(f"RabbitMQ: queue {spec.name} is not as this version declares it: ")
         assert "x-delivery-limit" in found.wrong[0].partition(": delete it once ")[0]
         await channel.declare_queue(spec.name, durable=True, arguments=arguments)  # raises where it was changed
+
+
+@pytest.mark.usefixtures("topology")
+@pytest.mark.parametrize("is_led", [True, False])
+async def test_a_queue_without_a_leader(settings: Settings, monkeypatch: pytest.MonkeyPatch, *, is_led: bool) -> None:
+    """It is declared and counted like an empty one, but never answers a get: named, with what to do."""
+
+    async def unanswered(*_: Any, **__: Any) -> None:
+        raise TimeoutError
+
+    if not is_led:
+        monkeypatch.setattr("aio_pika.queue.Queue.get", unanswered)
+    found = await check()
+    if is_led:
+        assert (found.status, found.wrong) == (0, [])
+        return
+    assert (found.status, len(found.wrong)) == (1, 2)
+    for queue, line in zip((settings.queue, settings.dead_queue), found.wrong, strict=True):
+        assert line.startswith(f"RabbitMQ: queue {queue} has no leader: nobody can publish to it or consume: start the")
+        assert line.endswith("nothing can be in it: delete it, and start a worker, which declares it anew")
+
+
+@pytest.mark.usefixtures("topology")
+async def test_a_message_that_comes_while_one_looks_stays(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that arrives between the count and the get is given back."""
+    get = Queue.get
+
+    async def publish_and_get(queue: Queue, **given: Any) -> Any:
+        await queue.channel.default_exchange.publish(aio_pika.Message(b"an event"), queue.name)
+        return await get(queue, **given)
+
+    monkeypatch.setattr(Queue, "get", publish_and_get)
+    assert (await check()).wrong == []
+    monkeypatch.undo()
+    async with open_channel(settings) as channel:
+        for name in (settings.queue, settings.dead_queue):
+            queue = await channel.declare_queue(name, durable=True, passive=True)
+            message = await queue.get(fail=False)
+            assert message is not None
+            assert message.body == b"an event"
+            await message.ack()
 
 
 @pytest.mark.usefixtures("topology")

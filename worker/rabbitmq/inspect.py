@@ -36,9 +36,14 @@ from worker.settings import Settings, Topology
 PROBE_APP_ID = "usage-worker check"  # with an empty body: the worker takes it from the dead queue and forgets it
 PROBE_SECONDS_MAX = 60  # where no worker takes it, it vanishes by itself
 LOOK_SECONDS_MAX = 10.0
+LEADER_SECONDS_MAX = 7.0
 VERSION_MIN = (3, 10)
 _TOPIC = "RabbitMQ"
 _PERMIT = "rabbitmqctl set_permissions gives the right, or set USAGE_TOPOLOGY=passive and declare it yourself"
+_NO_LEADER = (
+    "start the nodes that hold it; where they all run, as after a RabbitMQ 3.10 was killed right after the queue's"
+    " declaration, nothing can be in it: delete it, and start a worker, which declares it anew"
+)
 _LOST = (AMQPError, OSError, TimeoutError, RuntimeError)
 # The library expects no refusal where it opens the virtual host, and calls it a wrong frame.
 _BAD_VIRTUAL_HOST = (ConnectionNotAllowed, InvalidFrameError)
@@ -79,6 +84,25 @@ class _Queue:
         )
         counts = found.declaration_result
         return f"messages ready: {counts.message_count or 0:,}, consumers: {counts.consumer_count or 0:,}"
+
+    async def is_led(self, channel: AbstractChannel) -> bool:
+        """Whether a leader answers: a queue without one is declared and counted as an empty one is (3.10, tried).
+
+        Only a queue that seems to be empty and unused is asked for a message. One that comes just then goes back.
+        """
+        queue = await channel.declare_queue(self.spec.name, durable=True, passive=True)
+        counts = queue.declaration_result
+        if counts.message_count or counts.consumer_count:
+            return True
+        try:
+            message = await queue.get(fail=False, timeout=LEADER_SECONDS_MAX)
+        except TimeoutError:
+            return False
+        except ChannelAccessRefused:
+            return True  # not known: this user may not read it
+        if message is not None:
+            await message.nack(requeue=True)
+        return True
 
 
 _Look = Callable[[AbstractConnection, Settings], Awaitable[Finding]]
@@ -139,6 +163,8 @@ async def _piece(piece: _Exchange | _Queue, connection: AbstractConnection, sett
     try:
         async with connection.channel() as channel:
             found = await piece.declare(channel, passive=True)
+            if isinstance(piece, _Queue) and not await piece.is_led(channel):
+                return wrong(_TOPIC, f"{piece} has no leader: nobody can publish to it or consume", _NO_LEADER)
     except ChannelNotFoundEntity:
         if settings.topology is Topology.DECLARE:
             return ok(_TOPIC, f"{piece} is not there yet; the worker declares it at its start")
