@@ -59,7 +59,8 @@ class UsageEvent(BaseModel):
     """One call of a model.
 
     Made once per call and never changed: sent again, it is the same event. At least one of the three token fields is
-    given; where the cost is absent the worker computes it from the parts. An id may be given as text too.
+    given; where the cost is absent the worker computes it from the parts. An id may be given as text too, which
+    type checkers do not know.
 
         event = UsageEvent(user_id=user, organization_id=organization, input_tokens=812, output_tokens=64, model="m")
 

@@ -79,3 +79,13 @@ def test_the_wheel_installs_alone(wheel: Path, tmp_path: Path) -> None:
     assert place.startswith(str(venv))
     assert present == ""
     assert set(installed.split()) == DISTRIBUTIONS
+
+
+def test_the_readmes_first_program_passes_strict_types(tmp_path: Path) -> None:
+    """What a service pastes is right for its type checker too."""
+    readme = (CLIENT.parent / "README.md").read_text(encoding="utf-8")
+    program = tmp_path / "program.py"
+    program.write_text(readme.split("```python\n", 1)[1].split("```", 1)[0], encoding="utf-8")
+    command = [sys.executable, "-m", "mypy", "--strict", "--config-file=", "--cache-dir", str(tmp_path), str(program)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -55,7 +55,12 @@ def test_rows_know_their_lines() -> None:
     [
         (b"a\n\xff,1\nb\n", 2, "not UTF-8: invalid start byte at byte 0 of the row"),
         (b'a\n"x"y,1\nb\n', 2, "not CSV: ',' expected after '\"'"),
-        (b'a\nx,"1\nb\n', 2, "a quote is not closed before the file ends"),
+        (b'a\nx,"1', 2, "a quote is not closed before the file ends"),
+        (
+            b'a\nx,"1\nb\n',
+            2,
+            "a quote is not closed before the file ends; 2 lines were taken for one row, and none of them is sent",
+        ),
         (
             b"a\n" + b"x" * (LIMIT + 1) + b"\nb\n",
             2,

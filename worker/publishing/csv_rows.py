@@ -54,7 +54,9 @@ class RowReader:
             fault = f"longer than {self._row_bytes_max:,} bytes, the limit of a row; is a quote not closed?"
             yield Row(self._begins_at, text, [], fault)
         elif is_open:
-            yield Row(self._begins_at, text, [], "a quote is not closed before the file ends")
+            lines = text.count(b"\n") + 1
+            more = f"; {lines:,} lines were taken for one row, and none of them is sent" if lines > 1 else ""
+            yield Row(self._begins_at, text, [], f"a quote is not closed before the file ends{more}")
         elif text.strip():
             yield self._read(text)
 
