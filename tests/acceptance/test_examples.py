@@ -134,6 +134,7 @@ async def stored_ids(system: System) -> list[str]:
     return [str(row["id"]) for row in await system.database.fetch("SELECT id FROM ai_usage_logs ORDER BY id")]
 
 
+@pytest.mark.slow  # a quarter of a minute for each producer: the broker's stop, its start, and the longest pause after
 async def test_confirmed_is_stored_through_a_restart_of_the_broker(
     own_system: System, own_rabbitmq_server: RabbitServer, producer: list[str]
 ) -> None:
