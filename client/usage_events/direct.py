@@ -31,7 +31,15 @@ class DirectSender:
             delivery = await self._deliveries.begin(len(message.body), partial(self._deliver, message), check)
             self._books.recorded += message.events_count
             deliveries.append(delivery)
-        return asyncio.shield(asyncio.gather(*deliveries))
+        confirmation = asyncio.shield(asyncio.gather(*deliveries))
+
+        def note_end(confirmation: Confirmation) -> None:
+            # The publisher was ended: whoever does not wait for the result need not hear of it in asyncio's words.
+            if not confirmation.cancelled() and any(delivery.cancelled() for delivery in deliveries):
+                confirmation.exception()
+
+        confirmation.add_done_callback(note_end)
+        return confirmation
 
     async def _deliver(self, message: Message) -> None:
         try:

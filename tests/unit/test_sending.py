@@ -1,6 +1,7 @@
 """What the publisher does with each answer of the broker, one at a time, beside a broker without a wire."""
 
 import asyncio
+import gc
 import json
 import logging
 from itertools import chain, repeat
@@ -363,6 +364,18 @@ async def test_who_waits_for_a_publisher_that_is_ended_is_told(broker: FakeBroke
     with pytest.raises(UnconfirmedError, match=message):
         await asyncio.wait_for(flush, 60)
     assert len(broker.seen) == 1
+
+
+async def test_an_ended_publisher_leaves_no_traces_of_what_nobody_awaits(broker: FakeBroker, caplog: Any) -> None:
+    """Results of `send` that were cancelled and are let go are no errors of the loop's."""
+    publisher = publisher_of()
+    await publisher.send([b'{"input_tokens":1}'])
+    await let_others_run()
+    assert len(broker.waiting) == 1
+    await publisher.abort()
+    await let_others_run()
+    gc.collect()
+    assert [record.message for record in caplog.records if record.name == "asyncio"] == []
 
 
 async def fail_after(publisher: UsagePublisher, *numbers: int) -> None:
