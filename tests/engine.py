@@ -1,0 +1,85 @@
+"""The Docker engine's own command, for tests of the image and of docker-compose.yml."""
+
+import json
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from worker.demo.servers import why_no_container
+
+ROOT = Path(__file__).parents[1]
+BASE = "python:3.13-slim"
+VERSION = "1.2.3-test"  # what the image under test is told to be
+REVISION = "0123456789abcdef"
+
+
+def why_no_engine(*images: str) -> str | None:
+    """Why these images cannot be run here with the command `docker`, or None where they can."""
+    reasons = [reason for image in images if (reason := why_no_container(image)) is not None]
+    return reasons[0] if reasons else None
+
+
+def docker(*arguments: str | Path, environment: dict[str, str] | None = None, status: int = 0) -> str:
+    """What `docker …` prints, both outputs together.
+
+    Args:
+        arguments: of the command.
+        environment: added to this process's own, without its USAGE_….
+        status: the exit status that it must have.
+
+    Raises:
+        AssertionError: it ended otherwise; the text holds what it said.
+    """
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("USAGE_")}
+    done = subprocess.run(
+        ["docker", *arguments],
+        cwd=ROOT,
+        env=inherited | (environment or {}),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == status, f"docker {' '.join(map(str, arguments))}: {done.returncode}\n{done.stdout}"
+    return done.stdout
+
+
+def inspect(what: str) -> dict[str, Any]:
+    """All that the engine knows of an image or a container."""
+    (found,) = json.loads(docker("inspect", what))
+    return dict(found)
+
+
+class WorkerContainer:
+    """The worker as the image runs it: the container's first process, on a root file system that nobody can write."""
+
+    def __init__(self, image: str, environment: dict[str, str], *, name: str) -> None:
+        """Start it on this machine's network; it is not ready yet."""
+        self.name = name
+        variables = [text for key, value in environment.items() for text in ("--env", f"{key}={value}")]
+        restrictions = ["--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges"]
+        docker("run", "--detach", "--name", name, "--network", "host", *restrictions, *variables, image)
+
+    @property
+    def health(self) -> str:
+        """What the image's health check has found: `starting`, `healthy` or `unhealthy`."""
+        return str(inspect(self.name)["State"]["Health"]["Status"])
+
+    @property
+    def log(self) -> str:
+        """All that it has written."""
+        return docker("logs", self.name)
+
+    def stop(self) -> int:
+        """`docker stop`, which kills after ten seconds; the exit status, 137 where it was killed."""
+        docker("stop", self.name)
+        return int(inspect(self.name)["State"]["ExitCode"])
+
+    def remove(self) -> None:
+        """Kill it where it runs, and forget it."""
+        docker("rm", "--force", "--volumes", self.name)
+
+
+Start = Callable[..., WorkerContainer]
