@@ -17,6 +17,7 @@ COMMANDS = {
     "publish": "Publish events from files.",
     "dead-letters": "Find, understand, mend and replay refused events.",
     "find": "Say where events are, or balance the books of a ledger.",
+    "retain": "Delete rows that are older than they have to be kept.",
     "demo": "Show it all on this machine.",
 }
 EXAMPLE = """
