@@ -10,6 +10,7 @@ import tomllib
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import click
 import jsonschema
 import kubernetes_validate
 import pytest
@@ -20,15 +21,16 @@ from custom_resources import SCHEMAS
 from manifests import ALERTS, EXAMPLES, KUBERNETES, ROOT, RULES, Manifest, alerts, one, pod_of, read, resolve, variables
 
 from worker.app import LEAVE_SECONDS_MAX
-from worker.cli import COMMANDS
+from worker.cli import cli
 from worker.metrics import Metrics
 from worker.settings import PREFIX, SECRETS, Settings, load_settings
 
 ALL = resolve()
 BASE = resolve(KUBERNETES / "base")
+RETENTION = resolve(KUBERNETES / "retention")  # for who asks for it
 OWN = [manifest for manifest in ALL if manifest["kind"] not in SCHEMAS]
 CUSTOM = [manifest for manifest in ALL if manifest["kind"] in SCHEMAS]
-PODS = [manifest for manifest in ALL if pod_of(manifest)]
+PODS = [manifest for manifest in (*ALL, *RETENTION) if pod_of(manifest)]
 WORKER = one("Deployment", "usage-worker", ALL)
 DOCS = (ROOT / "docs" / "kubernetes.md").read_text(encoding="utf-8")
 OLDEST = "1.31"  # the first in which all that is used is stable
@@ -77,7 +79,13 @@ def test_every_file_is_in_the_cluster_or_an_example() -> None:
     }
     files = {path for path in KUBERNETES.rglob("*.yaml") if path.name != "kustomization.yaml"}
     assert files - named == {EXAMPLES}
-    assert not any(manifest["kind"] == "Secret" for manifest in ALL)
+    assert not any(manifest["kind"] == "Secret" for manifest in (*ALL, *RETENTION))
+
+
+def test_nothing_is_deleted_without_being_asked_for() -> None:
+    """The CronJob of retention is applied by nobody who has not added its folder."""
+    assert one("CronJob", "usage-worker-retain", RETENTION)["spec"]["concurrencyPolicy"] == "Forbid"
+    assert not any(manifest["kind"] == "CronJob" for manifest in ALL)
 
 
 def kustomize(folder: Path) -> list[Manifest]:
@@ -90,7 +98,9 @@ def kustomize(folder: Path) -> list[Manifest]:
     return list(yaml.safe_load_all(done.stdout))
 
 
-@pytest.mark.parametrize("folder", [KUBERNETES, KUBERNETES / "base"], ids=["all", "base"])
+@pytest.mark.parametrize(
+    "folder", [KUBERNETES, KUBERNETES / "base", KUBERNETES / "retention"], ids=lambda path: path.name
+)
 def test_kustomize_makes_the_same_of_them(folder: Path) -> None:
     """What these tests look at is what kustomize makes of it."""
     made = {name_of(manifest): manifest for manifest in kustomize(folder)}
@@ -105,7 +115,7 @@ def test_a_kustomization_that_is_not_understood_is_refused(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("version", [OLDEST, kubernetes_validate.latest_version()])
-@pytest.mark.parametrize("manifest", [*OWN, *read(EXAMPLES)], ids=name_of)
+@pytest.mark.parametrize("manifest", [*OWN, *RETENTION, *read(EXAMPLES)], ids=name_of)
 def test_kubernetes_takes_them(manifest: Manifest, version: str) -> None:
     """Each is valid by Kubernetes's own schema, strictly: a misspelt field is not ignored."""
     kubernetes_validate.validate(manifest, version, strict=True)
@@ -157,11 +167,15 @@ def test_alerts_are_those_that_are_tested() -> None:
 
 @pytest.mark.parametrize("manifest", PODS, ids=name_of)
 def test_containers_run_the_released_image(manifest: Manifest) -> None:
-    """The tag is the project's version, the user is the image's own, and the command exists."""
+    """The tag is the project's version, the user is the image's own, and the command exists, with its options."""
     version = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
     container, security = container_of(manifest), spec_of(manifest)["securityContext"]
     assert container["image"] == f"usage-worker:{version}"
-    assert container["args"][0] in COMMANDS
+    name, *arguments = container["args"]
+    parent = click.Context(cli)
+    command = cli.get_command(parent, name)
+    assert command is not None, name
+    command.make_context(name, arguments, parent=parent)  # refuses an option that it does not know
     assert f"USER {security['runAsUser']}:{security['runAsGroup']}" in (ROOT / "Dockerfile").read_text(encoding="utf-8")
 
 
