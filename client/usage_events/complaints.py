@@ -27,11 +27,12 @@ class Complaints:
         """RabbitMQ has given these back; the callback hears it the first time, the log again and again."""
         if is_first:
             self._call(error, events)
-        self._untold_refused += len(events)
+            self._untold_refused += len(events)
         if self._clock() >= self._log_refused_at:
             self._log_refused_at = self._clock() + LOG_EVERY_SECONDS
             count, self._untold_refused = self._untold_refused, 0
-            _logger.warning("%s not taken, tried again later: %s", _events(count), error)
+            what = f"{_events(count)} not taken" if count else f"{_events(len(events))} still not taken"
+            _logger.warning("%s, tried again later: %s", what, error)
 
     def given_up(self, error: UsageEventsError, events: Sequence[bytes]) -> None:
         """These can never be delivered: they are the caller's again."""

@@ -471,6 +471,20 @@ def test_the_log_is_told_once_a_second(caplog: Any) -> None:
     ]
 
 
+def test_what_comes_back_again_is_not_counted_again(caplog: Any) -> None:
+    """The same events refused again and again: the log says that they are the same, and not that there are more."""
+    now = 100.0
+    complaints = Complaints(None, clock=lambda: now)
+    complaints.refused(MISSING, [b"{}", b"{}"], is_first=True)
+    for second in (100.5, 101.0):
+        now = second
+        complaints.refused(MISSING, [b"{}", b"{}"], is_first=False)
+    assert [record.message.split(":")[0] for record in caplog.records] == [
+        "2 events not taken, tried again later",
+        "2 events still not taken, tried again later",
+    ]
+
+
 async def test_books_account_for_damage(broker: FakeBroker, tmp_path: Path) -> None:
     """An event in the spool that is not what it was is never sent, and no longer open: it is counted as damaged."""
     path = tmp_path / "spool"
