@@ -130,6 +130,45 @@ async def test_others_keep_their_letters(desk: Desk, ada: UUID) -> None:
     assert array["routing_key"] == f"usage.recorded.{UUID(int=0)}"
 
 
+@pytest.mark.parametrize("field", list(Field))
+async def test_rows_that_stay_without_a_name(desk: Desk, field: Field) -> None:
+    """With --anonymise sums stay, to the cent, under another id; their metadata and texts are gone."""
+    who, nobody = uuid4(), uuid4()
+    table = "users" if field is Field.USER else "organizations"
+    await desk.database.execute(f"INSERT INTO {table} VALUES ($1), ($2)", who, nobody)
+    others = await fill(desk, field, who)
+    mine = of_user(field, who, model=str(who), request_metadata={"name": "Ada"})
+    await desk.refuse(mine)
+    sums = "SELECT count(*), sum(tokens_used), sum(estimated_cost_usd), min(created_at) FROM ai_usage_logs"
+    before = await desk.database.fetchrow(sums)
+    options = (f"--{table[:-1]}", str(who), "--anonymise", str(nobody))
+    [plan] = desk.json("erase", *options, "--dry-run")
+    assert (plan["rows_deleted"], plan["rows_anonymised"]) == (0, 2)
+    done = desk.run("erase", *options, "--yes")
+    assert done.returncode == 0
+    assert "erased 0 rows of ai_usage_logs, 5 letters;\nanonymise 2 rows;\n" in done.stdout
+    assert await traces(desk, Subject(field, who)) == []
+    assert await desk.database.fetchrow(sums) == before
+    rows = await desk.database.fetch(f"SELECT * FROM ai_usage_logs WHERE {field.value} = $1", nobody)
+    assert {(row["model"], row["endpoint"], row["request_metadata"]) for row in rows} == {
+        (None, "/v1/chat", None),
+        ("test-model", "/mine", None),
+    }
+    assert await desk.database.fetchval("SELECT count(*) FROM ai_usage_logs") == 2 + len(others)
+    assert desk.run("erase", *options, "--yes").stdout.startswith("erased 0 rows of ai_usage_logs, 0 letters;\ncut")
+
+
+async def test_rows_can_be_given_to_somebody_who_exists(desk: Desk, ada: UUID) -> None:
+    """Nobody's id, or their own: exit 2, and nothing is changed."""
+    await desk.refuse(event(user_id=str(ada)))
+    before = await desk.contents()
+    for heir in (uuid4(), ada):
+        done = desk.run("erase", "--user", str(ada), "--anonymise", str(heir), "--yes")
+        assert (done.returncode, done.stdout) == (2, "")
+        assert f"--anonymise {heir}: it has to be another id that is in users: add one" in done.stderr
+    assert await desk.contents() == before
+
+
 async def test_what_it_says(desk: Desk, ada: UUID) -> None:
     """The sum, and what becomes of the erased ids: find calls them missing, a new delivery is stored again."""
     mine = event(user_id=str(ada))

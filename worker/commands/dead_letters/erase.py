@@ -36,6 +36,13 @@ Exit status: 0 all is erased; 3 only a part; 2 wrong usage; 1 anything else.
 @click.option("--user", type=click.UUID, help="Who shall be forgotten.")
 @click.option("--organization", type=click.UUID, help="Or which organization.")
 @click.option("--whole-letters", is_flag=True, help="Delete also letters that may hold other people's events.")
+@click.option(
+    "--anonymise",
+    "rows_to",
+    metavar="UUID",
+    type=click.UUID,
+    help="Keep their rows, as this user's or organization's, without metadata.",
+)
 @click.option("--dry-run", is_flag=True, help="Only say what it would be.")
 @who_option
 @yes_option
@@ -45,6 +52,7 @@ def command(  # noqa: PLR0913 - click hands over one argument for each option
     user: UUID | None,
     organization: UUID | None,
     whole_letters: bool,
+    rows_to: UUID | None,
     dry_run: bool,
     who: str,
     yes: bool,
@@ -57,7 +65,8 @@ def command(  # noqa: PLR0913 - click hands over one argument for each option
     that cannot be read and may hold other people's events stays as it is and is named: exit 3.
 
     Stop their producers first: an event that is still in a queue, or published again, is stored again, since its id is
-    forgotten too; a second run removes it. `find` calls the ids of erased events missing. Tables of the host, users and
+    forgotten too; a second run removes it. `find` calls the ids of erased events missing. With --anonymise sums stay
+    what they were: the rows keep id, tokens, cost and time, and the ids are still known. Tables of the host, users and
     organizations among them, are not touched; nor are backups.
 
     Run it as the tables' owner. It reads each table once, and changes 1,000 rows in a transaction. Ctrl-C, or the death
@@ -73,18 +82,19 @@ def command(  # noqa: PLR0913 - click hands over one argument for each option
     else:
         assert organization is not None  # noqa: S101 - one of the two is given
         subject = Subject(Field.ORGANIZATION, organization)
-    order = Order(subject, who, whole_letters)
+    order = Order(subject, who, whole_letters, rows_to)
     return asyncio.run(_erase(order, dry_run=dry_run, yes=yes, as_json=as_json))
 
 
 async def _erase(order: "Order", *, dry_run: bool, yes: bool, as_json: bool) -> int:
     from worker.commands.dead_letters.bulk import working
     from worker.commands.dead_letters.session import session
-    from worker.postgres.dead_letters.erase import RIGHTS, Eraser
+    from worker.postgres.dead_letters.erase import RIGHTS, Eraser, require_heir
     from worker.postgres.dead_letters.rights import require
 
     async with session("erase", carries=False) as (connection, _):
         await require(connection, RIGHTS)
+        await require_heir(connection, order)
         async with working("looking", 0) as work:
             await _look(connection, order.subject, work)
             plan = Eraser(connection, order, is_trial=True)
@@ -161,9 +171,11 @@ def _sentence(erasure: "Erasure", verb: str) -> str:
     from worker.dead_letters.erasing import Fate
 
     letters = erasure.letters
+    anonymised = f"\nanonymise {plural(erasure.rows_anonymised, 'row')};" if erasure.rows_anonymised else ""
     lines = "line" if erasure.actions_masked == 1 else "lines"
     return (
         f"{verb} {plural(erasure.rows_deleted, 'row')} of ai_usage_logs, {plural(letters[Fate.DELETED])};"
+        f"{anonymised}"
         f"\ncut their events out of {plural(letters[Fate.CUT])};"
         f"\nmask the id in {plural(erasure.rows_masked, 'row')}, {plural(letters[Fate.MASKED])}"
         f" and {erasure.actions_masked:,} {lines} of the history"

@@ -8,8 +8,9 @@ from uuid import UUID
 import asyncpg
 from usage_events.envelope import CONTENT_TYPE_JSON
 
-from worker.dead_letters.erasing import Fate, Subject, Verdict
+from worker.dead_letters.erasing import Fate, Field, Subject, Verdict
 from worker.dead_letters.letters import fingerprint
+from worker.errors import ConfigurationError
 from worker.postgres.dead_letters.erase_scan import LETTER_JSONS, LETTER_TEXTS, ROW_TEXTS
 from worker.postgres.dead_letters.picked import LOT_LETTERS_MAX, lots
 from worker.postgres.dead_letters.rights import Right
@@ -36,6 +37,13 @@ _DELETE_ROWS = """
 DELETE FROM ai_usage_logs l USING (SELECT id FROM ai_usage_logs WHERE {0} = $1 LIMIT $2 FOR UPDATE SKIP LOCKED) doomed
 WHERE l.id = doomed.id RETURNING l.id
 """
+# The rows stay and count for another; what may say more than how much was used goes, as does a text that names them.
+_ANONYMISE_ROWS = f"""
+UPDATE ai_usage_logs l SET {{0}} = $3, request_metadata = NULL,
+    {", ".join(f"{name} = CASE WHEN l.{name} ~* $4 THEN NULL ELSE l.{name} END" for name in ROW_TEXTS)}
+FROM (SELECT id FROM ai_usage_logs WHERE {{0}} = $1 LIMIT $2 FOR UPDATE SKIP LOCKED) chosen
+WHERE l.id = chosen.id RETURNING l.id
+"""  # noqa: S608 - as above
 _ROWS = f"SELECT id, {', '.join(ROW_TEXTS)}, request_metadata FROM ai_usage_logs WHERE id = ANY($1)"  # noqa: S608
 _UPDATE_ROW = f"""
 UPDATE ai_usage_logs SET {", ".join(f"{name} = ${number}" for number, name in enumerate(ROW_TEXTS, 2))},
@@ -51,6 +59,7 @@ class Erasure:
     """What was erased, or would be."""
 
     rows_deleted: int = 0
+    rows_anonymised: int = 0
     rows_masked: int = 0
     letters: dict[Fate, int] = field(default_factory=lambda: dict.fromkeys(Fate, 0))
     actions_masked: int = 0
@@ -61,12 +70,13 @@ class Erasure:
     def total(self) -> int:
         """How many rows of all tables."""
         letters = sum(self.letters[fate] for fate in (Fate.DELETED, Fate.CUT, Fate.MASKED))
-        return self.rows_deleted + self.rows_masked + letters + self.actions_masked
+        return self.rows_deleted + self.rows_anonymised + self.rows_masked + letters + self.actions_masked
 
     def facts(self) -> dict[str, object]:
         """As JSON says it."""
         return {
             "rows_deleted": self.rows_deleted,
+            "rows_anonymised": self.rows_anonymised,
             "rows_masked": self.rows_masked,
             "letters_deleted": self.letters[Fate.DELETED],
             "letters_cut": self.letters[Fate.CUT],
@@ -78,11 +88,15 @@ class Erasure:
 
 
 class Order(NamedTuple):
-    """Who shall be forgotten, who does it, and whether letters go that may hold other people's events, too."""
+    """Who shall be forgotten, who does it, and whether letters go that may hold other people's events, too.
+
+    Rows of usage stay where they are given to `rows_to`.
+    """
 
     subject: Subject
     who: str
     whole_letters: bool
+    rows_to: UUID | None = None
 
 
 class Eraser:
@@ -96,7 +110,7 @@ class Eraser:
 
     def __init__(self, connection: asyncpg.Connection, order: Order, *, is_trial: bool) -> None:
         self._connection = connection
-        self._subject, self._who, self._whole_letters = order
+        self._subject, self._who, self._whole_letters, self._rows_to = order
         self._is_trial = is_trial
         self.erasure = Erasure()
 
@@ -106,7 +120,7 @@ class Eraser:
             yield await self._apply(self._letters, ids)
         async for ids in _pages(self._connection, "picked_actions"):
             yield await self._apply(self._actions, ids)
-        while done := await self._delete_rows():
+        while done := await self._own_rows():
             yield done
         async for ids in _pages(self._connection, "picked_rows"):
             yield await self._apply(self._rows, ids)
@@ -194,18 +208,45 @@ class Eraser:
             ]
             await self._connection.executemany(_UPDATE_ROW, changed)
 
-    async def _delete_rows(self) -> int:
+    async def _own_rows(self) -> int:
         column = self._subject.field.value
         count = f"SELECT count(*) FROM ai_usage_logs WHERE {column} = $1"  # noqa: S608 - a name
         if self._is_trial:
-            self.erasure.rows_deleted = await self._connection.fetchval(count, self._subject.id)
+            self._count_own(await self._connection.fetchval(count, self._subject.id))
             return 0
-        statement = _DELETE_ROWS.format(column)
-        done = len(await self._connection.fetch(statement, self._subject.id, LOT_LETTERS_MAX))
-        self.erasure.rows_deleted += done
+        given: list[object] = [self._subject.id, LOT_LETTERS_MAX]
+        statement = _DELETE_ROWS
+        if self._rows_to is not None:
+            statement = _ANONYMISE_ROWS
+            given += [self._rows_to, self._subject.pattern]
+        done = len(await self._connection.fetch(statement.format(column), *given))
+        self._count_own(done)
         if not done:
             self.erasure.busy += await self._connection.fetchval(count, self._subject.id)
         return done
+
+    def _count_own(self, rows: int) -> None:
+        if self._rows_to is None:
+            self.erasure.rows_deleted += rows
+        else:
+            self.erasure.rows_anonymised += rows
+
+
+async def require_heir(connection: asyncpg.Connection, order: Order) -> None:
+    """Make sure that the rows can be given to whom they shall go.
+
+    Raises:
+        ConfigurationError: it does not exist, or is who shall be forgotten.
+    """
+    if order.rows_to is None:
+        return
+    table = {Field.USER: "users", Field.ORGANIZATION: "organizations"}[order.subject.field]
+    exists = f"SELECT EXISTS (SELECT FROM {table} WHERE id = $1)"  # noqa: S608 - a name
+    if order.rows_to == order.subject.id or not await connection.fetchval(exists, order.rows_to):
+        raise ConfigurationError(
+            f"--anonymise {order.rows_to}: it has to be another id that is in {table}: add one there that stands for"
+            " all who were erased, and name it"
+        )
 
 
 async def _pages(connection: asyncpg.Connection, table: str) -> AsyncIterator[list[UUID]]:
