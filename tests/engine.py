@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 from worker.demo.servers import why_no_container
 
@@ -83,3 +84,41 @@ class WorkerContainer:
 
 
 Start = Callable[..., WorkerContainer]
+
+
+class Stack:
+    """The services of docker-compose.yml, as a project of its own.
+
+    Args:
+        project: its name; it has no running containers yet.
+        secrets: the folder that is made for its passwords.
+        environment: what the file reads, such as the ports of this machine.
+    """
+
+    def __init__(self, project: str, secrets: Path, **environment: str) -> None:
+        self.secrets = secrets
+        self._project = project
+        self._environment = environment | {"USAGE_SECRETS": str(secrets)}
+        subprocess.run([ROOT / "deploy" / "compose" / "make-secrets", secrets], check=True, stderr=subprocess.DEVNULL)
+
+    def compose(self, *arguments: str) -> str:
+        """What `docker compose …` prints."""
+        return docker("compose", "--project-name", self._project, *arguments, environment=self._environment)
+
+    def url(self, secret: str) -> str:
+        """The URL in one of the secrets, as this machine reaches the server."""
+        parts = urlsplit((self.secrets / secret).read_text(encoding="utf-8").strip())
+        port = self._environment[f"USAGE_{parts.hostname}_PORT".upper()]
+        return urlunsplit(parts._replace(netloc=f"{parts.username}:{parts.password}@127.0.0.1:{port}"))
+
+    def containers(self, service: str) -> list[str]:
+        """The containers of a service, those that have ended among them."""
+        return self.compose("ps", "--all", "--quiet", service).split()
+
+    def inspected(self, service: str) -> str:
+        """All that the engine shows of the containers of a service."""
+        return docker("inspect", *self.containers(service))
+
+    def exit_statuses(self, service: str) -> list[int]:
+        """How the containers of a service have ended."""
+        return [int(inspect(container)["State"]["ExitCode"]) for container in self.containers(service)]

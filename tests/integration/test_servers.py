@@ -246,10 +246,3 @@ def test_root_may_keep_its_files_closed(monkeypatch: pytest.MonkeyPatch) -> None
         program = Path(psutil.Process(server.pid).exe())
         assert program.name == "postgres"
         assert "usage-worker-postgres-" in str(program)
-
-
-def test_compose_runs_the_same_images() -> None:
-    """The demonstration and the tests play on the servers that docker-compose.yml names."""
-    compose = (Path(__file__).parents[2] / "docker-compose.yml").read_text()
-    assert f"image: {postgres_server.IMAGE}\n" in compose
-    assert f"image: {rabbitmq_server_module.IMAGE}\n" in compose
