@@ -22,6 +22,7 @@ from usage_events.errors import (
 )
 from usage_events.ids import uuid7
 from usage_events.silence import SILENCE_SECONDS_MAX, SilenceWatch
+from usage_events.tls import AMQP, advice
 
 if TYPE_CHECKING:
     from aio_pika.abc import AbstractConnection
@@ -232,7 +233,7 @@ def _translate(
         )
     # What waits when a channel ends gets the cause, whatever that is: a bare `Exception`, even a cancellation.
     if lost and isinstance(error, (Exception, asyncio.CancelledError)):
-        return BrokerUnavailableError(f"RabbitMQ at {target.broker} cannot be reached: {_cause(error)}")
+        return BrokerUnavailableError(f"RabbitMQ at {target.broker} cannot be reached: {_cause(error, target)}")
     return None
 
 
@@ -284,9 +285,12 @@ def _is_own_cancellation() -> bool:
     return task is not None and task.cancelling() > 0
 
 
-def _cause(error: BaseException) -> str:
+def _cause(error: BaseException, target: Target) -> str:
     from aio_pika.exceptions import InvalidFrameError
 
+    told = advice(error, AMQP) if target.amqp_url.lower().startswith("amqps") else None
+    if told is not None:
+        return f"{error}: {told}"
     if isinstance(error, InvalidFrameError):  # aiormq's words for a connection that is closed before it is open
         return "it closed the new connection; does the vhost exist, and may this user enter it?"
     return str(error) or ("no answer in time" if isinstance(error, TimeoutError) else "the connection was lost")

@@ -22,7 +22,7 @@ $ export USAGE_POSTGRES_DSN=postgresql://usage@127.0.0.1/usage
 $ usage-worker check
 ok  setting: USAGE_AMQP_URL=***
 ...
-ok  Postgres: connected to 127.0.0.1/usage as usage, version 18.0
+ok  Postgres: connected to 127.0.0.1/usage as usage with TLS, version 18.0
 --  Postgres: schema app lacks 0002_dead_letters.sql: run usage-worker migrate
 ...
 

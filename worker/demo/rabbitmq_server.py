@@ -6,9 +6,10 @@ import os
 import shutil
 import signal
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Self
 from urllib.parse import urlsplit
 from uuid import uuid4
@@ -22,6 +23,7 @@ IMAGE = "rabbitmq:4.3-management"
 CONNECT_SECONDS_MAX = 5.0
 PROTOCOL_HEADER = b"AMQP\x00\x00\x09\x01"
 HTTP_NO_CONTENT = 204
+NO_SETTINGS: Mapping[str, str] = MappingProxyType({})
 INSTALL = """install RabbitMQ:
   Debian, Ubuntu:  apt-get install rabbitmq-server
   macOS:           brew install rabbitmq"""
@@ -131,8 +133,10 @@ def docker_rabbitmq(plugins: Sequence[str] = ()) -> RabbitServer:
     return _started(host, host.address, amqp, management)
 
 
-def local_rabbitmq(plugins: Sequence[str] = ()) -> RabbitServer:
+def local_rabbitmq(plugins: Sequence[str] = (), settings: Mapping[str, str] = NO_SETTINGS) -> RabbitServer:
     """Start a local process, from the machine's rabbitmq-server, with these plugins beside management.
+
+    `settings` are added to its configuration.
 
     Raises:
         ConfigurationError: there is none; with the command that installs it.
@@ -144,7 +148,7 @@ def local_rabbitmq(plugins: Sequence[str] = ()) -> RabbitServer:
 
     folder = ThrowAwayFolder("rabbitmq", user="rabbitmq")
     amqp, management, distribution, epmd = free_ports(4)
-    _configure(folder.path, amqp, management, plugins)
+    _configure(folder.path, amqp, management, plugins, settings)
     # Erlang's port mapper would stay as a daemon; one of its own, in its process group, ends with the broker.
     command: list[str | Path] = ["/bin/sh", "-c", f'epmd -address {LOOPBACK} -port {epmd} & exec "$0"', script]
     host = LocalProcess(folder, command, _environment(folder.path, distribution, epmd))
@@ -172,14 +176,14 @@ def _started(host: Host, address: str, amqp: int, management: int) -> RabbitServ
     return server
 
 
-def _configure(folder: Path, amqp: int, management: int, plugins: Sequence[str]) -> None:
+def _configure(folder: Path, amqp: int, management: int, plugins: Sequence[str], settings: Mapping[str, str]) -> None:
     (folder / "enabled_plugins").write_text(f"[{','.join(('rabbitmq_management', *plugins))}].\n")
     (folder / "rabbitmq.conf").write_text(
         f"listeners.tcp.1 = {LOOPBACK}:{amqp}\n"
         f"management.tcp.ip = {LOOPBACK}\n"
         f"management.tcp.port = {management}\n"
         "disk_free_limit.absolute = 50MB\n"
-        "collect_statistics_interval = 1000\n"
+        "collect_statistics_interval = 1000\n" + "".join(f"{name} = {value}\n" for name, value in settings.items())
     )
 
 

@@ -5,6 +5,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 
 import asyncpg
+from usage_events.tls import POSTGRES, advice
 
 from worker.errors import SystemUnavailableError, UsageWorkerError
 from worker.findings import Finding, judge_clock, ok, wrong
@@ -32,7 +33,7 @@ async def inspect_postgres(settings: Settings, report: Callable[[Finding], None]
     try:
         connection = await connect(dsn, settings.postgres_schema, name="usage-worker check")
     except SystemUnavailableError as error:
-        report(wrong(_TOPIC, str(error).removeprefix("Postgres at "), _remedy(error.__cause__)))
+        report(wrong(_TOPIC, str(error).removeprefix("Postgres at "), _remedy(error.__cause__, dsn)))
         return
     try:
         for look in (_server, _version, _differences, inspect_rights, _clock):
@@ -48,10 +49,12 @@ async def inspect_postgres(settings: Settings, report: Callable[[Finding], None]
             await connection.close(timeout=CLOSE_SECONDS_MAX)
 
 
-def _remedy(cause: BaseException | None) -> str:
+def _remedy(cause: BaseException | None, dsn: str) -> str:
     for kind, remedy in _REMEDIES:
         if isinstance(cause, kind):
             return remedy
+    if "sslmode" in dsn and cause is not None and advice(cause, POSTGRES):
+        return ""  # the error has it already
     return "start Postgres, or set USAGE_POSTGRES_DSN"
 
 
@@ -60,7 +63,9 @@ async def _server(connection: asyncpg.Connection, settings: Settings) -> list[Fi
     version = connection.get_server_version()
     where = address(settings.postgres_dsn.get_secret_value())
     shown = await connection.fetchval("SHOW server_version")
-    findings = [ok(_TOPIC, f"connected to {where} as {user}, version {shown}")]
+    is_encrypted = await connection.fetchval("SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()")
+    security = "with TLS" if is_encrypted else "without TLS"
+    findings = [ok(_TOPIC, f"connected to {where} as {user} {security}, version {shown}")]
     if not VERSION_MIN <= version.major <= VERSION_MAX:
         findings = [
             wrong(

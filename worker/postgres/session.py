@@ -1,12 +1,14 @@
 """A session of the worker: connected to the server that takes writes, with everything pinned that promises rest on."""
 
 import asyncio
+import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
 import asyncpg
+from usage_events.tls import POSTGRES, advice
 
 from worker.errors import ConfigurationError, RowsRefusedError, SystemUnavailableError
 
@@ -29,6 +31,11 @@ PINS = {
     "jit": "off",
 }
 
+_UNREADABLE = (
+    "USAGE_POSTGRES_DSN cannot be read: write postgresql://user:password@host:port/database, with everything "
+    "in user and password that is no letter or digit percent-encoded; sslmode, where it is given, is one of disable, "
+    "allow, prefer, require, verify-ca, verify-full"
+)
 # The connection is gone or unusable, whatever the library calls it.
 _LOST = (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 # A class 22 or 23 error, or a host's trigger, may be about the rows; everything else is about the system.
@@ -55,13 +62,13 @@ async def connect(dsn: str, schema: str, *, name: str) -> asyncpg.Connection:
             server_settings=PINS | {"application_name": name, "search_path": f'"{schema}"'},
             **options,
         )
-    except ValueError:  # its text may hold a piece of the password
-        raise ConfigurationError(
-            "USAGE_POSTGRES_DSN cannot be read: write postgresql://user:password@host:port/database, with everything "
-            "in user and password that is no letter or digit percent-encoded"
-        ) from None
-    except (*_LOST, asyncpg.PostgresError) as error:
-        raise SystemUnavailableError(f"Postgres at {address(dsn)} does not answer: {describe(error)}") from error
+    except (ssl.SSLError, ValueError, *_LOST, asyncpg.PostgresError) as error:
+        # A certificate that is refused is a ValueError, too.
+        if isinstance(error, ValueError) and not isinstance(error, ssl.SSLError):
+            raise ConfigurationError(_UNREADABLE) from None  # its text may hold a piece of the password
+        told = advice(error, POSTGRES) if "sslmode" in dsn else None
+        reason = f"{describe(error)}: {told}" if told else describe(error)
+        raise SystemUnavailableError(f"Postgres at {address(dsn)} does not answer: {reason}") from error
     return connection
 
 

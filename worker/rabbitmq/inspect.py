@@ -25,12 +25,14 @@ from aiormq.exceptions import (
     PublishError,
 )
 from pamqp.common import FieldValue
+from usage_events.tls import AMQP, advice
 from yarl import URL
 
 from worker.errors import SystemUnavailableError
 from worker.findings import Finding, judge_clock, not_checked, ok, wrong
-from worker.rabbitmq.source import CLOSE_SECONDS_MAX, connect, unavailable
+from worker.rabbitmq.source import CLOSE_SECONDS_MAX, connect
 from worker.rabbitmq.topology import QueueSpec, dead_queue, main_queue
+from worker.rabbitmq.unavailable import address, unavailable
 from worker.settings import Settings, Topology
 
 PROBE_APP_ID = "usage-worker check"  # with an empty body: the worker takes it from the dead queue and forgets it
@@ -113,7 +115,7 @@ async def inspect_rabbitmq(settings: Settings, report: Callable[[Finding], None]
     try:
         connection = await connect(settings, PROBE_APP_ID)
     except SystemUnavailableError as error:
-        report(wrong(_TOPIC, str(error).removeprefix("RabbitMQ at "), _remedy(error.__cause__)))
+        report(wrong(_TOPIC, str(error).removeprefix("RabbitMQ at "), _remedy(error.__cause__, settings)))
         return
     report(_server(connection, settings))
     pieces: list[_Exchange | _Queue] = [
@@ -136,11 +138,14 @@ async def inspect_rabbitmq(settings: Settings, report: Callable[[Finding], None]
         report(wrong(_TOPIC, f"the connection did not close: {error!r}", "look at the server's log"))
 
 
-def _remedy(cause: BaseException | None) -> str:
+def _remedy(cause: BaseException | None, settings: Settings) -> str:
     if isinstance(cause, _BAD_LOGIN):
         return "set user and password in USAGE_AMQP_URL"
     if isinstance(cause, _BAD_VIRTUAL_HOST):
         return "create the virtual host and let the user in, or name another in USAGE_AMQP_URL"
+    is_encrypted = URL(settings.amqp_url.get_secret_value()).scheme == "amqps"
+    if is_encrypted and cause is not None and advice(cause, AMQP):
+        return ""  # the error has it already
     return "start RabbitMQ, or set USAGE_AMQP_URL"
 
 
@@ -151,7 +156,7 @@ def _server(connection: AbstractConnection, settings: Settings) -> Finding:
     product, version = (str(properties.get(key, "unknown")) for key in ("product", "version"))
     numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
     security = "with TLS" if url.scheme == "amqps" else "without TLS"
-    where = f"connected to {url.host}:{url.port or 5672}{url.path} as {url.user or 'guest'} {security}"
+    where = f"connected to {address(url)} as {url.user or 'guest'} {security}"
     if numbers < VERSION_MIN:
         wanted = ".".join(map(str, VERSION_MIN))
         return wrong(_TOPIC, f"{where}, version {version}; the oldest that works is {wanted}", "upgrade RabbitMQ")

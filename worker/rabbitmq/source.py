@@ -18,6 +18,7 @@ from worker.rabbitmq.deliveries import from_frames, from_library
 from worker.rabbitmq.delivery_path import Way
 from worker.rabbitmq.frames import RawDelivery
 from worker.rabbitmq.topology import ensure_topology
+from worker.rabbitmq.unavailable import unavailable
 from worker.settings import Settings
 from worker.settle import Ack
 from worker.source import Receiver
@@ -285,10 +286,3 @@ async def connect(settings: Settings, name: str, *, transport: "DeliveryTranspor
     except _LOST as error:
         raise unavailable(settings, error) from error
     return connection
-
-
-def unavailable(settings: Settings, error: BaseException) -> SystemUnavailableError:
-    """The project's own error for one of the library's, without user and password."""
-    url = URL(settings.amqp_url.get_secret_value())
-    where = f"{url.host}:{url.port or 5672}{url.path}"
-    return SystemUnavailableError(f"RabbitMQ at {where} does not answer: {type(error).__name__}: {error}")
