@@ -108,7 +108,7 @@ class MemorySource:
         self.in_set_prefetch = True
         self.signal.notify()
         try:
-            await self.before_set_prefetch.wait()
+            await self._unless_lost(self.before_set_prefetch)
         finally:
             self.in_set_prefetch = False
         await self.acknowledge(acks)
@@ -142,7 +142,7 @@ class MemorySource:
         """See `Source.stop_consuming`."""
         self.in_stop_consuming = True
         self.signal.notify()
-        await self.before_stop_consuming.wait()
+        await self._unless_lost(self.before_stop_consuming)
         await asyncio.sleep(0)
         self._require_open()
         self.is_consuming = False
@@ -177,6 +177,18 @@ class MemorySource:
         self.is_consuming = False
         self._lost.set_result("the broker cancelled the consumer")
         self.signal.notify()
+
+    async def _unless_lost(self, answered: asyncio.Event) -> None:
+        """Wait for the broker's answer; a channel that is lost gives none, also where another has followed."""
+        lost = self._lost
+        answer = asyncio.ensure_future(answered.wait())
+        either: set[asyncio.Future[Any]] = {answer, lost}
+        try:
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            answer.cancel()
+        if not answer.done():
+            raise SystemUnavailableError(lost.result())
 
     def _require_open(self) -> None:
         if not self.is_open:

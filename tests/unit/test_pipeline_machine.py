@@ -1,0 +1,369 @@
+"""The way of a delivery, explored: whatever fails in whatever order, none is acknowledged early, twice or astray.
+
+The pipeline is the product's own; broker, database and clock are in memory. The last tests break the pipeline by hand
+in the ways that the machine is there to notice.
+"""
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Coroutine, Iterator, Sequence
+from typing import Any
+
+import pytest
+import stamina
+import stamina.instrumentation
+import structlog
+from fakes import MemorySource
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from makers import body_of
+from rig import Rig
+
+from worker.batch import Batch
+from worker.delivery import Delivery
+from worker.held import Held
+from worker.pipeline import Pipeline
+from worker.settle import PATIENCE_SECONDS, Ack, Ledger
+from worker.store import Store
+
+STEPS_OF_OTHERS = 60
+STEPS_TO_THE_END_MAX = 2000
+HOLD_SECONDS_MAX = 30.0
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _no_backoff() -> Iterator[None]:
+    """Tries follow each other at once, and nobody reads the log."""
+    stamina.instrumentation.set_on_retry_hooks([])
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    with stamina.set_testing(True, attempts=10**9):
+        yield
+    structlog.reset_defaults()
+
+
+class TimelessLoop(asyncio.SelectorEventLoop):
+    """A loop whose clock stands still until a test moves it."""
+
+    now = 1000.0
+
+    def time(self) -> float:
+        """See the base class; in seconds."""
+        return self.now
+
+
+class WatchedSource(MemorySource):
+    """Knows of each delivery by its channel and tag, and remembers whose acknowledgement was wrong."""
+
+    rig: Rig
+    wrong: list[str]
+
+    async def acknowledge(self, acks: Sequence[Ack]) -> None:
+        """See `Source.acknowledge`: each delivery once, on its own channel, after its commit."""
+        for ack in acks:
+            await asyncio.sleep(0)
+            self._require_open()
+            tags = [tag for tag in self.unacknowledged if tag == ack.tag or (ack.multiple and tag < ack.tag)]
+            if ack.tag not in tags:
+                self.wrong.append(f"{ack} on channel {self.generation} is of no outstanding delivery")
+            for tag in tags:
+                if (self.generation, tag) not in self._committed():
+                    self.wrong.append(f"{ack} on channel {self.generation} came before the commit of {tag}")
+                self.settled.append(self.unacknowledged.pop(tag))
+            self.acks.append(ack)
+        self._changed()
+
+    def cancel_consumer(self) -> None:
+        """The broker takes the consumer away; the channel stays, with all that is outstanding on it."""
+        self.is_consuming = False
+        if not self._lost.done():
+            self._lost.set_result("the broker cancelled the consumer")
+
+    def deliver_late(self, body: bytes) -> None:
+        """A delivery of the channel before this one was still on its way when that was lost."""
+        if self._receiver is not None:
+            self._receiver.receive([Delivery(self._tag + 1, self.generation - 1, body)])
+
+    def _committed(self) -> set[tuple[int, int]]:
+        return {
+            (entry.delivery.generation, entry.delivery.tag)
+            for batch in self.rig.database.batches
+            for entry in batch.entries
+        }
+
+
+class PipelineMachine(RuleBasedStateMachine):
+    """Any order of messages, commits, failures, losses, time and stops."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch = pytest.MonkeyPatch()
+        self.loop = TimelessLoop()
+        for module in ("pipeline", "held", "outage", "consumption"):
+            self.patch.setattr(f"worker.{module}.monotonic", self.loop.time)
+        self.patch.setattr("worker.consumption.SHORT_LIFE_PAUSE_SECONDS_MAX", 0.0)
+        self.gates: list[asyncio.Event] = []
+        self.is_stopped = False
+
+    @initialize(
+        writers=st.integers(1, 3), events_max=st.integers(1, 4), held_bytes_max=st.sampled_from([800, 2000, 10**6])
+    )
+    def start(self, **sizes: Any) -> None:
+        """A pipeline with small bounds."""
+        self.run(self._start(sizes))
+
+    async def _start(self, sizes: dict[str, Any]) -> None:
+        self.rig = Rig(age_seconds_max=0.2, hold_seconds_max=HOLD_SECONDS_MAX, source_of=WatchedSource, **sizes)
+        assert isinstance(self.rig.source, WatchedSource)
+        self.source = self.rig.source
+        self.source.rig, self.source.wrong = self.rig, []
+        self.running = asyncio.ensure_future(self.rig.pipeline.run())
+
+    def run(self, coroutine: Coroutine[Any, Any, None] | None = None) -> None:
+        """One step of everything."""
+        if coroutine is not None:
+            self.loop.run_until_complete(coroutine)
+        self.loop.run_until_complete(_let_others_run())
+
+    # The broker.
+
+    @rule(count=st.integers(1, 12))
+    def publish(self, count: int) -> None:
+        """Messages arrive in the queue."""
+        self.run(self._do(lambda: self.rig.publish(count)))
+
+    @rule(why=st.sampled_from(["cut", "cancel"]))
+    def lose_channel(self, why: str) -> None:
+        """The connection is gone, or the consumer alone."""
+        if self.source.is_open:
+            self.run(self._do(self.source.cut if why == "cut" else self.source.cancel_consumer))
+
+    @precondition(lambda self: self.source.opens > 1)
+    @rule()
+    def deliver_late(self) -> None:
+        """Something of a lost channel arrives all the same."""
+        self.run(self._do(lambda: self.source.deliver_late(body_of())))
+
+    @rule(is_down=st.booleans())
+    def change_broker(self, *, is_down: bool) -> None:
+        """New connections are refused, or opened again."""
+        self.rig.queue.is_down = is_down
+        self.run()
+
+    @rule(is_held_up=st.booleans())
+    def hold_up_prefetch(self, *, is_held_up: bool) -> None:
+        """The broker takes its time to change the prefetch, or answers."""
+        (self.source.before_set_prefetch.clear if is_held_up else self.source.before_set_prefetch.set)()
+        self.run()
+
+    # The database.
+
+    @rule()
+    def hold_up_commit(self) -> None:
+        """The next write waits before its commit."""
+        self.gates.append(asyncio.Event())
+        self.rig.database.gates.append(self.gates[-1])
+
+    @precondition(lambda self: self.gates)
+    @rule(data=st.data())
+    def let_commit(self, data: st.DataObject) -> None:
+        """One that waits commits, in any order."""
+        gate = data.draw(st.sampled_from(self.gates))
+        self.gates.remove(gate)
+        gate.set()
+        self.run()
+
+    @rule(is_down=st.booleans())
+    def change_database(self, *, is_down: bool) -> None:
+        """Every transaction fails, or they commit again."""
+        self.rig.database.is_down = is_down
+        self.run()
+
+    # Time, and the end.
+
+    @rule(seconds=st.sampled_from([0.1, PATIENCE_SECONDS, HOLD_SECONDS_MAX]))
+    def wait(self, seconds: float) -> None:
+        """Time passes: batches come of age, acknowledgements become overdue, an outage outlasts what may be held."""
+        self.loop.now += seconds
+        self.run()
+
+    @precondition(lambda self: not self.is_stopped)
+    @rule(at_once=st.booleans())
+    def stop(self, *, at_once: bool) -> None:
+        """It is told to stop; or it is cancelled, as when its time is over."""
+        self.is_stopped = True
+        if at_once:
+            self.running.cancel()
+        else:
+            self.rig.pipeline.stop()
+        self.run()
+
+    @invariant()
+    def nothing_is_wrong(self) -> None:
+        """No acknowledgement was early, doubled or astray; each message is in one place; only a stop ends it."""
+        assert self.source.wrong == []
+        if self.running.done() and not self.running.cancelled():
+            self.running.result()
+            assert self.is_stopped, "it has ended by itself"
+        ready, settled = self.rig.queue.ready, self.source.settled
+        places = Counter(message.body for message in (*ready, *settled, *self.source.unacknowledged.values()))
+        assert set(places.values()) <= {1}, "a message is in two places"
+        assert len(places) == len(self.rig.published), "a message is in no place"
+
+    def teardown(self) -> None:
+        """When everything answers again it all ends: what a stopped pipeline has not settled is in the queue."""
+        try:
+            if hasattr(self, "rig"):
+                self._recover()
+                if not self.is_stopped:
+                    self._go_on_until(lambda: len(self.source.settled) == len(self.rig.published), "all is settled")
+                    self.stop(at_once=False)
+                self._go_on_until(self.running.done, "it has stopped")
+                self.nothing_is_wrong()
+                self.rig.assert_books()
+                assert self.rig.pipeline.held() == 0
+                assert not self.source.unacknowledged
+        finally:
+            self._clean_up()
+
+    def _recover(self) -> None:
+        self.rig.queue.is_down = self.rig.database.is_down = False
+        self.rig.database.gates.clear()
+        for gate in self.gates:
+            gate.set()
+        self.source.before_set_prefetch.set()
+
+    def _go_on_until(self, condition: Any, what: str) -> None:
+        for _ in range(STEPS_TO_THE_END_MAX):
+            if condition():
+                return
+            self.loop.now += 0.1
+            self.run()
+            self.nothing_is_wrong()
+        raise AssertionError(f"it does not come about that {what}")
+
+    def _clean_up(self) -> None:
+        if hasattr(self, "running"):
+            self.running.cancel()
+            self.run()
+            if self.running.done() and not self.running.cancelled():
+                self.running.exception()  # told above
+        self.loop.close()
+        self.patch.undo()
+
+    async def _do(self, act: Any) -> None:
+        act()
+
+
+async def _let_others_run() -> None:
+    for _ in range(STEPS_OF_OTHERS):
+        await asyncio.sleep(0)
+
+
+TestPipelineMachine = PipelineMachine.TestCase
+TestPipelineMachine.settings = settings(max_examples=200, stateful_step_count=50, deadline=None)
+
+
+# What the machine is there to notice.
+
+_write_batch = Pipeline._write
+_settle = Held.settle
+_receive = Pipeline.receive
+
+
+class AcknowledgesBeforeTheCommit(PipelineMachine):
+    """The acknowledgement leaves when the transaction begins."""
+
+    def __init__(self) -> None:
+        super().__init__()
+
+        async def write(pipeline: Pipeline, store: Store, batch: Batch, generation: int) -> Any:
+            await _settle(pipeline._held, batch, generation)
+            return await _write_batch(pipeline, store, batch, generation)
+
+        async def settle(*_: object) -> bool:
+            return True
+
+        self.patch.setattr(Pipeline, "_write", write)
+        self.patch.setattr(Held, "settle", settle)
+
+
+class KnowsNoGenerations(PipelineMachine):
+    """Tags of a lost channel are taken for tags of the one that has followed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+
+        async def settle(held: Held, batch: Batch, _: int) -> bool:
+            return await _settle(held, batch, held.generation)
+
+        self.patch.setattr(Held, "settle", settle)
+
+
+class TakesWhatComesLate(PipelineMachine):
+    """A delivery of a lost channel is taken for one of the channel that has followed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+
+        def receive(pipeline: Pipeline, deliveries: Sequence[Delivery]) -> None:
+            for delivery in deliveries:
+                delivery.generation = pipeline._held.generation
+            _receive(pipeline, deliveries)
+
+        self.patch.setattr(Pipeline, "receive", receive)
+
+
+class AcknowledgesTwice(PipelineMachine):
+    """What has waited for its predecessors is acknowledged with them, and by itself again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        committed = Ledger.committed
+
+        def twice(ledger: Ledger, tags: Any, now: float) -> list[Ack]:
+            return committed(ledger, tags, now) * 2
+
+        self.patch.setattr(Ledger, "committed", twice)
+
+
+class ForgetsOverdue(PipelineMachine):
+    """What has committed out of order is never acknowledged."""
+
+    def __init__(self) -> None:
+        super().__init__()
+
+        def prefix_only(ledger: Ledger, tags: Any, _: float) -> list[Ack]:
+            return [Ack(tag, multiple=False) for tag in tags if tag == ledger.first_tag]
+
+        self.patch.setattr(Ledger, "committed", prefix_only)
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [AcknowledgesBeforeTheCommit, KnowsNoGenerations, TakesWhatComesLate, AcknowledgesTwice, ForgetsOverdue],
+    ids=lambda machine: machine.__name__,
+)
+def test_the_machine_notices_a_broken_pipeline(broken: type[PipelineMachine]) -> None:
+    """Each of the mistakes that it is there for is found within the examples that it is given."""
+    with pytest.raises((AssertionError, ExceptionGroup)):
+        run_state_machine_as_test(
+            broken,
+            settings=settings(
+                max_examples=300,
+                stateful_step_count=40,
+                deadline=None,
+                derandomize=True,
+                database=None,
+                phases=[Phase.generate],
+                suppress_health_check=list(HealthCheck),
+            ),
+        )
