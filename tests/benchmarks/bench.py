@@ -2,9 +2,10 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import time
@@ -44,15 +45,24 @@ class Bench:
         sizes: how much of everything.
         sheet: where figures go.
         console: where progress goes.
+        beside: opens another bench on the same servers and sheet, whose table is empty.
     """
 
     def __init__(
-        self, place: Place, database: Database, people: People, sizes: Sizes, sheet: Sheet, console: Console
+        self,
+        place: Place,
+        database: Database,
+        people: People,
+        sizes: Sizes,
+        sheet: Sheet,
+        console: Console,
+        beside: Callable[[], AbstractAsyncContextManager["Bench"]],
     ) -> None:
         self.place = place
         self.database = database
         self.people = people
         self.sizes = sizes
+        self.beside = beside
         self._sheet = sheet
         self._console = console
 
@@ -176,7 +186,9 @@ async def open_bench(given: Servers, sizes: Sizes, sheet: Sheet, console: Consol
         sheet.about["rabbitmq"] = given.rabbitmq.version
         database = Database(connection, dsn)
         people = await database.make_people()
-        yield Bench(Place(given.amqp_url, name, settings.queue, dsn), database, people, sizes, sheet, console)
+        beside = partial(open_bench, given, sizes, sheet, console)
+        place = Place(given.amqp_url, name, settings.queue, dsn)
+        yield Bench(place, database, people, sizes, sheet, console, beside)
     finally:
         await connection.close()
         await asyncio.to_thread(given.postgres.drop_database, name)

@@ -1,7 +1,9 @@
 """Backlog to committed rows by how many rows the table holds already, with ids as recommended (v7) and random (v4).
 
 The rows are made in the database (`generate_series`), spread over thirty days, with the indexes dropped meanwhile and
-built again: the state after a REINDEX. Plain COPY of the same kind of rows into the same table stands beside it.
+built again: the state after a REINDEX. Beside it stand plain COPY of the same kind of rows into the same table, and, in
+turn with each, the worker on an empty table of another database of the same server: to fill a table takes minutes, and
+after them a machine is not what it was before.
 """
 
 from pathlib import Path
@@ -46,6 +48,11 @@ def line_name(contender: str, version: str) -> str:
     return f"{contender}, UUID{version}"
 
 
+def beside_name(version: str) -> str:
+    """The name of the line of the empty table, by the rows of the table that it stands beside."""
+    return f"{line_name('worker', version)}, an empty table in turn"
+
+
 async def require_space(bench: Bench) -> None:
     """Look before an hour has gone by.
 
@@ -70,17 +77,27 @@ def _free_bytes(folder: Path) -> int | None:
 async def ask(bench: Bench) -> None:
     """Both kinds of id, from the empty table to the full one."""
     try:
-        for version in _IDS:
-            await bench.database.reset()
-            held = 0
-            for rows in bench.sizes.table_rows:
-                if rows:
-                    await _fill(bench, version, rows - held)
-                    held = rows
-                for _ in range(bench.sizes.rounds):
-                    await _measure(bench, version, rows)
+        async with bench.beside() as empty:
+            for version in _IDS:
+                await _ask(bench, empty, version)
     finally:
         await bench.database.reset()
+
+
+async def _ask(bench: Bench, empty: Bench, version: str) -> None:
+    await bench.database.reset()
+    held = 0
+    for rows in bench.sizes.table_rows:
+        if rows:
+            await _fill(bench, version, rows - held)
+            held = rows
+        for _ in range(bench.sizes.rounds):
+            await _measure(bench, version, rows)
+            if rows:
+                workload = make_workload(
+                    empty.people, bench.sizes.table_run, names.ARRAY_EVENTS, make_id=_MAKERS[version]
+                )
+                bench.note(NAME, beside_name(version), rows, **await empty.drain(workload))
 
 
 async def _measure(bench: Bench, version: str, rows: int) -> None:
