@@ -8,7 +8,7 @@ BENCH := PYTHONPATH=tests $(PYTHON) -m benchmarks
 MEASURED := .local/benchmarks
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all check bench bench-full bench-publish bench-dead-letters bench-producers bench-scaling profile kubernetes-alerts bench-environment environment servers
+.PHONY: help demo test test-all check bench bench-full bench-publish bench-dead-letters bench-producers bench-scaling profile kubernetes-alerts bench-environment environment servers release release-rehearsal
 
 help: ## Show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -53,6 +53,12 @@ profile: bench-environment ## Measure where one event's microseconds go
 
 kubernetes-alerts: environment ## Put the alerts of deploy/prometheus into deploy/kubernetes
 	@PYTHONPATH=tests $(PYTHON) -m manifests
+
+release: environment ## Make what is published: both wheels and the image, of one version, each tried in a clean place
+	@.ci/release
+
+release-rehearsal: environment ## The same from unfinished work, to see whether it would go
+	@.ci/release --rehearsal
 
 bench-environment: servers
 	@.ci/setup environment --group bench
