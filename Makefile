@@ -8,7 +8,7 @@ BENCH := PYTHONPATH=tests $(PYTHON) -m benchmarks
 MEASURED := .local/benchmarks
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all check bench bench-full bench-publish bench-dead-letters bench-producers bench-scaling profile kubernetes-alerts bench-environment environment servers release release-rehearsal
+.PHONY: help demo test test-all check bench bench-full bench-publish bench-dead-letters bench-producers bench-scaling profile kubernetes-alerts bench-environment environment servers settings-page release release-rehearsal
 
 help: ## Show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,6 +37,7 @@ bench-publish: ## Put the last full run into README.md and docs/
 	@mkdir -p docs/benchmarks && cp $(MEASURED)/full.json docs/benchmarks/latest.json
 	@$(BENCH).report docs/benchmarks/latest.json --write
 	@$(BENCH).pictures docs/benchmarks/latest.json docs/pictures
+	@PYTHONPATH=tests $(PYTHON) -m sizing
 
 bench-dead-letters: bench-environment ## Measure the commands and the good events beside a million dead letters (ten minutes)
 	@$(BENCH).dead_letters --json $(MEASURED)/dead-letters.json
@@ -53,6 +54,9 @@ profile: bench-environment ## Measure where one event's microseconds go
 
 kubernetes-alerts: environment ## Put the alerts of deploy/prometheus into deploy/kubernetes
 	@PYTHONPATH=tests $(PYTHON) -m manifests
+
+settings-page: environment ## Put the settings of the code into docs/settings.md
+	@PYTHONPATH=tests $(PYTHON) -m settings_page
 
 release: environment ## Make what is published: both wheels and the image, of one version, each tried in a clean place
 	@.ci/release
