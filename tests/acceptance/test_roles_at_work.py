@@ -248,3 +248,17 @@ def test_a_user_who_may_not(bare: Hosted) -> None:
     done = bare.run("shop", "migrate", "--roles")
     assert done.returncode == 1
     assert "run it as a superuser, or as a role with CREATEROLE that owns the schema" in done.stderr
+
+
+def test_retention_is_the_owners(hosted: Hosted) -> None:
+    """`retain` works for usage_owner; the worker's role is refused, and nothing is deleted."""
+    execute(
+        hosted.admin,
+        f"INSERT INTO ai_usage_logs (user_id, organization_id, created_at) VALUES ('{USER}',"
+        f" '{ORGANIZATION}', now() - interval '5 years')",
+    )
+    refused = hosted.run("usage_worker", "retain", "--older-than", "24", "--yes")
+    done = hosted.run("usage_owner", "retain", "--older-than", "24", "--yes")
+    assert (refused.returncode, done.returncode) == (1, 0), (refused.stderr, done.stderr)
+    assert "Traceback" not in refused.stderr
+    assert "deleted 1" in done.stdout + done.stderr
