@@ -73,8 +73,9 @@ def test_nothing_listens_to_the_world() -> None:
 
 @pytest.mark.parametrize("name", SERVERS)
 def test_what_runs_for_long_is_looked_after(name: str) -> None:
-    """It comes back after a crash and cannot take the whole machine."""
+    """It comes back after a crash, and takes neither the whole machine nor, by its log, the whole disk."""
     service = SERVICES[name]
+    assert {*service["logging"]["options"]} == {"max-size", "max-file"}
     assert service["restart"] == "unless-stopped"
     assert {*service["deploy"]["resources"]["limits"]} == {"cpus", "memory"}
 

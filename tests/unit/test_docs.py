@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+import settings_page
 from usage_events import contract, envelope
 
 from worker.cli import COMMANDS
@@ -70,3 +71,8 @@ def test_defaults_of_the_settings_are_those_of_the_contract() -> None:
     fields = Settings.model_fields
     assert fields["max_age"].default == contract.MAX_AGE_SECONDS
     assert fields["max_ahead"].default == contract.MAX_AHEAD_SECONDS
+
+
+def test_the_page_of_settings_is_current() -> None:
+    """Nobody changes a setting, its default, its limit or its text without the page: `make settings-page`."""
+    assert settings_page.PAGE.read_text(encoding="utf-8") == settings_page.page()

@@ -24,11 +24,6 @@ KNOWN = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
 KNOWN |= {f"{PREFIX}{name.upper()}_FILE" for name in SECRETS}
 
 
-def test_the_page_of_settings_is_current() -> None:
-    """Nobody changes a setting, its default, its limit or its text without the page: `make settings-page`."""
-    assert settings_page.PAGE.read_text(encoding="utf-8") == settings_page.page()
-
-
 def test_the_page_of_settings_names_each() -> None:
     """Every variable that the worker reads has a row, with its limits."""
     rows = dict(re.findall(r"^\| `(USAGE_\w+)` \| (.*) \|$", settings_page.page(), re.MULTILINE))

@@ -15,7 +15,8 @@ CHANGELOG = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
 HEADING = re.compile(r"^## (\d+\.\d+\.\d+) \((unreleased|\d{4}-\d\d-\d\d)\)$", re.MULTILINE)
 # What `.ci/release --set` may change, and looks at.
 NAMED_IN = (
-    "pyproject.toml", "client/pyproject.toml", "uv.lock", "docs/kubernetes.md", "deploy/kubernetes", "CHANGELOG.md",
+    "pyproject.toml", "client/pyproject.toml", "uv.lock", "docs/kubernetes.md", "docs/operations.md",
+    "deploy/kubernetes", "CHANGELOG.md",
 )  # fmt: skip
 
 
