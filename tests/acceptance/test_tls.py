@@ -1,6 +1,7 @@
 """TLS to both servers with a throw-away authority: what fits works from end to end, what does not says what to do."""
 
 import asyncio
+import shutil
 import ssl
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -75,6 +76,7 @@ def rabbit() -> Iterator[TlsRabbit]:
     made = TlsRabbit()
     with made.server:
         yield made
+    shutil.rmtree(made.folder)
 
 
 @pytest.mark.parametrize("case", REFUSED)
