@@ -24,6 +24,7 @@ from worker.postgres.dead_letters.carry import CarryOptions
 from worker.postgres.dead_letters.census import PostgresCensus
 from worker.postgres.dead_letters.heal import PostgresHealing
 from worker.postgres.store import PostgresStore, Shared
+from worker.pulse import Pulse
 from worker.rabbitmq.delivery_path import Ways, find_ways, library_version, prefetch_max
 from worker.rabbitmq.inspect import PROBE_APP_ID
 from worker.rabbitmq.source import RabbitSource
@@ -132,6 +133,13 @@ def build_watch(settings: Settings, metrics: Metrics) -> Watch:
     return Watch(PostgresCensus(dsn, settings.postgres_schema, name=name), metrics)
 
 
+def build_pulse(settings: Settings, events: Pipeline) -> Pulse:
+    """What asks for the database while there are no events."""
+    dsn = settings.postgres_dsn.get_secret_value()
+    store = PostgresStore(dsn, settings.postgres_schema, worker=f"{worker_name()} pulse")
+    return Pulse(store, events.outage, held=events.held)
+
+
 async def run(settings: Settings) -> int:
     """Run the worker until a signal; the exit status.
 
@@ -154,12 +162,15 @@ async def run(settings: Settings) -> int:
     def why_not_ready() -> str | None:
         return None if events.is_consuming else events.state.value
 
+    metrics.writers.set(settings.writers)
+    metrics.ready.set_function(lambda: float(events.is_consuming))
+
     async with serve(
         settings.http_host, settings.http_port, registry=metrics.registry, why_not_ready=why_not_ready
     ) as port:
         log.info("listening", host=settings.http_host, port=port)
         healers = [build_healer(settings)] if settings.self_heal else []
-        parts: list[Part] = [*pipelines, *healers, build_watch(settings, metrics)]
+        parts: list[Part] = [*pipelines, *healers, build_watch(settings, metrics), build_pulse(settings, events)]
         return await _until_stopped(parts, settings.shutdown_timeout)
 
 

@@ -117,7 +117,6 @@ class Consumption:
             why = await self._until_lost()
             lived_seconds = monotonic() - opened_at
             self._phase = State.WAITING
-            self._metrics.reconnects.labels("rabbitmq").inc()
             log.warning("lost the broker", queue=self._source.queue, why=why, held=len(self._held))
             self._on_generation(NO_GENERATION)
             await self._source.close()
@@ -194,14 +193,18 @@ class Consumption:
             while True:
                 done, _ = await asyncio.wait({lost}, timeout=max(0.0, self._outage.hold_seconds_left()))
                 if done:
+                    self._metrics.reconnects.labels("rabbitmq").inc()
                     return lost.result()
                 if self._outage and self._outage.hold_seconds_left() <= 0:
                     self._phase = State.WAITING  # so that nobody consumes again
                     async with self._lock:
                         await self._source.stop_consuming()
+                    if len(self._held):
+                        self._metrics.give_backs.inc()
                     await self._held.give_back()
                     return f"gave it back: the database is away for {self._outage.hold_seconds_max:.0f} s"
         except SystemUnavailableError as error:
+            self._metrics.reconnects.labels("rabbitmq").inc()
             return str(error)
         finally:
             lost.cancel()

@@ -1,6 +1,6 @@
 """Every metric of the worker, in one place. The names are a promise to dashboards and alerts."""
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
 from worker.batch import Batch, Trigger
 from worker.store import Written
@@ -57,6 +57,23 @@ class Metrics:
             buckets=(0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600, 21_600, 86_400),
             registry=self.registry,
         )
+        # And the newest: how far the table reaches. Nothing new in it is no trouble where nothing waits.
+        self.newest_event_timestamp_seconds = Gauge(
+            f"{PREFIX}_newest_event_timestamp_seconds",
+            "created_at of the newest event that this worker has committed, in seconds since 1970; 0 before the first",
+            registry=self.registry,
+        )
+        self._newest_us = 0
+        self._add_the_servers()
+        self._add_the_tables()
+        self._add_the_worker()
+        for outcome in ("stored", "duplicate", "dead"):
+            self.events.labels(outcome)
+        for peer in ("rabbitmq", "postgres"):
+            self.reconnects.labels(peer)
+
+    def _add_the_servers(self) -> None:
+        """What is between the two servers, and how it stands with them."""
         # What is in the worker's hands: delivered, not yet acknowledged.
         self.held_events = Gauge(f"{PREFIX}_held_events", "Events held, not yet settled", registry=self.registry)
         # Deliveries that the broker had handed out before.
@@ -64,14 +81,18 @@ class Metrics:
             f"{PREFIX}_redeliveries", "Deliveries that were handed out before", registry=self.registry
         )
         self.reconnects = Counter(
-            f"{PREFIX}_reconnects", "Connections that were lost, by peer", ["peer"], registry=self.registry
+            f"{PREFIX}_reconnects",
+            "Losses, by peer: channels of RabbitMQ, two a worker, and outages of Postgres",
+            ["peer"],
+            registry=self.registry,
+        )
+        # The worker's own doing, and so no reconnect: each may spend one of a message's 20 deliveries.
+        self.give_backs = Counter(
+            f"{PREFIX}_give_backs",
+            "Times that all that was held went back to the queue, as the database was away for too long",
+            registry=self.registry,
         )
         self.database_up = Gauge(f"{PREFIX}_database_up", "1 while the database takes writes", registry=self.registry)
-        self._add_the_tables()
-        for outcome in ("stored", "duplicate", "dead"):
-            self.events.labels(outcome)
-        for peer in ("rabbitmq", "postgres"):
-            self.reconnects.labels(peer)
 
     def _add_the_tables(self) -> None:
         """The gauges of the table of dead letters, whichever worker wrote them, and what was given up for its size."""
@@ -96,6 +117,17 @@ class Metrics:
             registry=self.registry,
         )
 
+    def _add_the_worker(self) -> None:
+        """The process itself, by Prometheus's own names for it: process_resident_memory_bytes and its like."""
+        # The rate of commit_seconds_sum over this is the share of time in which they are busy.
+        self.writers = Gauge(
+            f"{PREFIX}_writers",
+            "Connections that write batches at once, that of the dead queue aside",
+            registry=self.registry,
+        )
+        self.ready = Gauge(f"{PREFIX}_ready", "What /readyz says: 1 for 200, 0 for 503", registry=self.registry)
+        ProcessCollector(registry=self.registry)
+
     def count(self, batch: Batch, written: Written, *, commit_seconds: float, now: float) -> None:
         """A batch has committed; `now` is in seconds since 1970."""
         self.events.labels("stored").inc(written.stored)
@@ -108,9 +140,11 @@ class Metrics:
         self.batch_events.observe(batch.events)
         self.batches.labels((batch.trigger or Trigger.STOP).value).inc()
         self.commit_seconds.observe(commit_seconds)
-        oldest_us = min((event.created_at_us for event in batch.accepted()), default=None)
-        if oldest_us is not None:
-            self.event_age_seconds.observe(max(0.0, now - oldest_us / 1e6))
+        times_us = [event.created_at_us for event in batch.accepted()]
+        if times_us:
+            self.event_age_seconds.observe(max(0.0, now - min(times_us) / 1e6))
+            self._newest_us = max(self._newest_us, *times_us)
+            self.newest_event_timestamp_seconds.set(self._newest_us / 1e6)
 
     def _known_producer(self, name: str) -> str:
         if len(self._producers) < PRODUCERS_MAX:

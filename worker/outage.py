@@ -22,12 +22,14 @@ class Outage:
         self.hold_seconds_max = hold_seconds_max
         self._metrics = metrics
         self._since: float | None = None
+        self._heard_at = monotonic()
 
     def __bool__(self) -> bool:
         return self._since is not None
 
     def failed(self, error: SystemUnavailableError) -> None:
         """The database could not do what it was asked for."""
+        self._heard_at = monotonic()
         self._metrics.database_up.set(0)
         if self._since is None:
             self._since = monotonic()
@@ -36,10 +38,15 @@ class Outage:
 
     def answered(self) -> None:
         """The database did what it was asked for."""
+        self._heard_at = monotonic()
         self._metrics.database_up.set(1)
         if self._since is not None:
             log.info("the database is back", outage_seconds=round(monotonic() - self._since, 1))
             self._since = None
+
+    def silent_seconds(self) -> float:
+        """For how long nobody has had an answer of the database, nor missed one."""
+        return monotonic() - self._heard_at
 
     def hold_seconds_left(self) -> float:
         """How long what is held may still wait."""

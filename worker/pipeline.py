@@ -144,6 +144,11 @@ class Pipeline:
         """Whether messages move."""
         return self.state is State.CONSUMING
 
+    @property
+    def outage(self) -> Outage:
+        """Whether its database is away."""
+        return self._outage
+
     async def run(self) -> None:
         """Run until `stop`, through every outage of both sides. Cancelled, it gives back what is held.
 

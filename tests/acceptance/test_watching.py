@@ -2,6 +2,7 @@
 
 import json
 import socket
+from datetime import UTC, datetime
 
 from harness import System, event, message, raw
 from prometheus_client.parser import text_string_to_metric_families
@@ -25,14 +26,19 @@ METRICS = {
     "usage_worker_dead_letters_oldest_open_seconds": "gauge",
     "usage_worker_dead_letters_bytes": "gauge",
     "usage_worker_dead_letter_bodies_given_up": "counter",
+    "usage_worker_newest_event_timestamp_seconds": "gauge",
+    "usage_worker_give_backs": "counter",
+    "usage_worker_writers": "gauge",
+    "usage_worker_ready": "gauge",
+    "process_resident_memory_bytes": "gauge",
 }
 
 
 async def test_every_metric_has_its_name_and_counts(system: System) -> None:
     """The names that dashboards rest on are there, and they say what has happened."""
     worker = await system.start_worker()
-    one = event()
-    await system.publish(message(one), message(one), message(event(), event(input_tokens=-1)), raw(b"{"))
+    one, newest = event(), event()
+    await system.publish(message(one), message(one), message(newest, event(input_tokens=-1)), raw(b"{"))
 
     async def all_counted() -> bool:
         return await worker.metric("events_total") == 5
@@ -50,6 +56,9 @@ async def test_every_metric_has_its_name_and_counts(system: System) -> None:
     assert await worker.metric("batch_events_sum") == 5
     assert await worker.metric("batches_total") == await worker.metric("commit_seconds_count") > 0
     assert await worker.metric("event_age_seconds_sum") >= 60, "the events were made a minute ago"
+    reaches_to = datetime.fromtimestamp(await worker.metric("newest_event_timestamp_seconds"), UTC)
+    assert abs(reaches_to - datetime.fromisoformat(newest["created_at"])).total_seconds() < 0.001
+    assert (await worker.metric("ready"), await worker.metric("writers")) == (1, 2)
     assert await worker.metric("held_events") == 0
     assert await worker.metric("database_up") == 1
     await system.settle()
@@ -88,7 +97,7 @@ async def test_ready_only_while_the_database_is_up(system: System) -> None:
 
     assert await worker.get("/livez") == (200, "ok\n")
     assert await worker.get("/readyz") == (503, "waiting for the database\n")
-    assert await worker.metric("database_up") == 0
+    assert await worker.metric("database_up") == await worker.metric("ready") == 0
     assert await system.ready_messages() == 1
     assert await worker.stop() == 0
 

@@ -203,6 +203,8 @@ async def test_a_long_outage_gives_back_once() -> None:
         rig.database.is_down = False
         await rig.until(lambda: len(rig.source.settled) == 6)
     assert rig.source.opens == 2
+    assert rig.metrics.give_backs._value.get() == 1
+    assert rig.metrics.reconnects.labels("rabbitmq")._value.get() == 0, "its own doing is no lost connection"
     rig.assert_all_stored()
 
 
@@ -256,6 +258,7 @@ async def test_a_lost_channel_takes_its_tags_with_it() -> None:
         assert stale == []
     rig.assert_all_stored()
     assert rig.metrics.reconnects.labels("rabbitmq")._value.get() == 1
+    assert rig.metrics.give_backs._value.get() == 0
 
 
 @pytest.mark.usefixtures("wide_prefetch")
