@@ -105,6 +105,13 @@ class Stack:
         """What `docker compose …` prints."""
         return docker("compose", "--project-name", self._project, *arguments, environment=self._environment)
 
+    def config(self, **environment: str) -> dict[str, Any]:
+        """How the engine reads the file, all profiles together."""
+        text = docker(
+            "compose", "--profile", "*", "config", "--format", "json", environment=self._environment | environment
+        )
+        return dict(json.loads(text))
+
     def url(self, secret: str) -> str:
         """The URL in one of the secrets, as this machine reaches the server."""
         parts = urlsplit((self.secrets / secret).read_text(encoding="utf-8").strip())

@@ -109,6 +109,12 @@ async def test_it_scales_under_load_and_loses_nothing(stack: Stack, system: Syst
     assert stack.exit_statuses("worker") == [0]
 
 
+def test_the_number_of_workers_can_be_written_down(stack: Stack) -> None:
+    """Otherwise the next `up` without `--scale`, such as an upgrade, would leave one."""
+    assert stack.config()["services"]["worker"]["deploy"]["replicas"] == 1
+    assert stack.config(USAGE_WORKERS="4")["services"]["worker"]["deploy"]["replicas"] == 4
+
+
 async def test_the_worker_has_least_rights_and_shows_no_secret(stack: Stack, system: System) -> None:
     """It logs in as its own role, `check` is content, and the engine shows no password of any container."""
     await scale(stack, 1)
@@ -131,7 +137,7 @@ async def test_the_worker_has_least_rights_and_shows_no_secret(stack: Stack, sys
 
 def test_monitoring_is_valid(stack: Stack) -> None:
     """The engine's own reading of the file, with Prometheus and Grafana, whose images are not tried here."""
-    text = stack.compose("--profile", "monitoring", "config")
-    for service in ("prometheus", "grafana"):
-        assert f"\n  {service}:\n" in text
-    assert str(ROOT / "deploy" / "prometheus") in text
+    services = stack.config()["services"]
+    assert services.keys() >= {"prometheus", "grafana"}
+    mounted = [volume["source"] for volume in services["prometheus"]["volumes"]]
+    assert str(ROOT / "deploy" / "prometheus") in mounted

@@ -45,7 +45,7 @@ def test_the_sizing_table_is_that_of_the_last_figures() -> None:
 
 def test_operations_name_what_exists() -> None:
     """No variable and no command is described that is not there."""
-    assert set(re.findall(r"\bUSAGE_[A-Z_]+\b", OPERATIONS)) - KNOWN == {"USAGE_SECRETS"}
+    assert set(re.findall(r"\bUSAGE_[A-Z_]+\b", OPERATIONS)) - KNOWN == {"USAGE_SECRETS", "USAGE_WORKERS"}
     assert set(re.findall(r"usage-worker ([a-z-]+)\b(?! is)", "\n".join(commands()))) <= {*COMMANDS}
 
 
