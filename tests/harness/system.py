@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, Self
+from urllib.parse import urlsplit, urlunsplit
 
 import aio_pika
 import asyncpg
@@ -14,9 +15,21 @@ from harness.events import ORGANIZATION, USER, Message
 from harness.publisher import Ledger, Publisher
 from harness.waiting import until
 from harness.worker import WorkerProcess
+from worker.demo.postgres_server import PASSWORD
 from worker.rabbitmq.source import connect
 from worker.rabbitmq.topology import ensure_topology
 from worker.settings import Settings, load_settings
+
+CANARY = "canary-5d0e"  # the password of a database that asks for none
+
+
+def with_canary(dsn: str) -> str:
+    """The same with a password, where there is none: a server that trusts everybody does not look at it."""
+    parts = urlsplit(dsn)
+    if parts.password is not None:
+        return dsn
+    user, _, host = parts.netloc.rpartition("@")
+    return urlunsplit(parts._replace(netloc=f"{user or 'postgres'}:{CANARY}@{host}"))
 
 
 class System:
@@ -67,7 +80,7 @@ class System:
     def environment(self) -> dict[str, str]:
         """What a command needs to find this system."""
         return {
-            "USAGE_POSTGRES_DSN": self.dsn,
+            "USAGE_POSTGRES_DSN": with_canary(self.dsn),
             "USAGE_AMQP_URL": self.amqp_url,
             "USAGE_EXCHANGE": self.exchange,
             "USAGE_QUEUE": self.queue,
@@ -176,3 +189,6 @@ class System:
 
     async def _kill_all(self) -> None:
         await asyncio.gather(*(worker.kill() for worker in self.workers))
+        for worker in self.workers:
+            for password in (CANARY, PASSWORD):
+                assert password not in worker.log(), f"the database's password is in the log\n{worker.log_tail()}"
