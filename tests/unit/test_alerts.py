@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
+from dashboard import Query, queries
 from makers import batch_of, body_of
 from prometheus_client import generate_latest
 from usage_events.books import Books
@@ -50,6 +51,11 @@ def exported() -> set[str]:
     return names | set(re.findall(r"`(rabbitmq_\w+)`", RUNBOOK))
 
 
+def asked(expression: str) -> set[str]:
+    """The metrics that an expression asks for."""
+    return set(re.findall(r"\b(?:usage|rabbitmq|process)_[\w:]+", re.sub(r"\{[^}]*\}", "", expression)))
+
+
 def recorded() -> set[str]:
     """The names that rules make."""
     return {rule["record"] for rule in ALL_RULES if "record" in rule}
@@ -58,12 +64,18 @@ def recorded() -> set[str]:
 @pytest.mark.parametrize("rule", ALL_RULES, ids=lambda rule: rule.get("alert") or rule["record"])
 def test_every_metric_of_a_rule_exists(rule: dict[str, Any]) -> None:
     """No alert waits for a metric that neither worker, producer nor RabbitMQ exports, nor for a trigger of none."""
-    expression = re.sub(r"\{[^}]*\}", "", rule["expr"])
-    named = set(re.findall(r"\b(?:usage|rabbitmq|process)_[\w:]+", expression))
+    named = asked(rule["expr"])
     assert named
     assert named <= exported() | recorded()
     triggers = {trigger for found in re.findall(r'trigger=~"([^"]+)"', rule["expr"]) for trigger in found.split("|")}
     assert triggers <= set(Trigger)
+
+
+@pytest.mark.parametrize("query", queries(queue="usage.events"), ids=lambda query: f"{query.panel}-{query.ref}")
+def test_every_metric_of_the_dashboard_exists(query: Query) -> None:
+    """No panel asks for what nobody exports; it does without recorded rules, so that it can be loaded alone."""
+    assert asked(query.text)
+    assert asked(query.text) <= exported()
 
 
 @pytest.mark.parametrize("path", TESTS, ids=lambda path: path.name)
