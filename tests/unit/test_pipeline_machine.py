@@ -30,9 +30,11 @@ from rig import Rig
 
 from worker.batch import Batch
 from worker.delivery import Delivery
+from worker.errors import SystemUnavailableError
 from worker.held import Held
 from worker.pipeline import Pipeline
 from worker.settle import PATIENCE_SECONDS, Ack, Ledger
+from worker.source import Receiver
 from worker.store import Store
 
 STEPS_OF_OTHERS = 60
@@ -65,6 +67,17 @@ class WatchedSource(MemorySource):
 
     rig: Rig
     wrong: list[str]
+    fails_to_open = False
+
+    async def open(self, generation: int, prefetch: int, receiver: Receiver) -> None:
+        """See `Source.open`; one that fails may have delivered before it did."""
+        await super().open(generation, prefetch, receiver)
+        if self.fails_to_open:
+            self.fails_to_open = False
+            for _ in range(3):
+                await asyncio.sleep(0)
+            self.cut()
+            raise SystemUnavailableError("the channel in memory was lost while it was opened")
 
     async def acknowledge(self, acks: Sequence[Ack]) -> None:
         """See `Source.acknowledge`: each delivery once, on its own channel, after its commit."""
@@ -158,6 +171,11 @@ class PipelineMachine(RuleBasedStateMachine):
         self.rig.queue.is_down = is_down
         self.run()
 
+    @rule()
+    def fail_to_open(self) -> None:
+        """The next channel is lost when it has just begun to deliver."""
+        self.source.fails_to_open = True
+
     @rule(is_held_up=st.booleans())
     def hold_up_prefetch(self, *, is_held_up: bool) -> None:
         """The broker takes its time to change the prefetch, or answers."""
@@ -236,6 +254,7 @@ class PipelineMachine(RuleBasedStateMachine):
 
     def _recover(self) -> None:
         self.rig.queue.is_down = self.rig.database.is_down = False
+        self.source.fails_to_open = False
         self.rig.database.gates.clear()
         for gate in self.gates:
             gate.set()
