@@ -11,6 +11,9 @@ from typing import Any
 import pytest
 import yaml
 from dashboard import DASHBOARD, GRAFANA, panels, queries
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.cog.plugins import register_default_plugins
+from grafana_foundation_sdk.models.dashboard import Dashboard
 
 QUERIES = queries(queue="usage.events")
 COLUMNS = 24
@@ -47,6 +50,26 @@ def test_grafana_can_load_it() -> None:
     assert [variable["name"] for variable in DASHBOARD["templating"]["list"]] == ["datasource", "job", "queue"]
     sources = {json.dumps(part["datasource"]) for panel in panels() for part in (panel, *panel["targets"])}
     assert sources == {'{"type": "prometheus", "uid": "${datasource}"}'}
+
+
+def lost(given: Any, kept: Any, path: str = "") -> list[str]:
+    """Where `kept` has something else than `given`."""
+    if isinstance(given, dict) and isinstance(kept, dict):
+        return [where for key in given for where in lost(given[key], kept.get(key), f"{path}/{key}")]
+    if isinstance(given, list) and isinstance(kept, list) and len(given) == len(kept):
+        return [
+            where
+            for number, pair in enumerate(zip(given, kept, strict=True))
+            for where in lost(*pair, f"{path}/{number}")
+        ]
+    return [] if given == kept else [path]
+
+
+def test_grafana_knows_every_field() -> None:
+    """Read into Grafana's own models and written again, nothing is lost: no field or option is misspelt."""
+    register_default_plugins()
+    kept = json.loads(JSONEncoder().encode(Dashboard.from_json(DASHBOARD)))
+    assert lost(DASHBOARD, kept) == []
 
 
 def test_no_panel_covers_another() -> None:
