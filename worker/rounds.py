@@ -5,6 +5,7 @@ An outage of the database costs rounds, never the worker, and is told once.
 
 import asyncio
 from abc import ABC, abstractmethod
+from contextlib import suppress
 from time import monotonic
 from typing import Any
 
@@ -66,12 +67,18 @@ class Rounds(ABC):
             going.result()  # it ends by itself only with an error that is nobody's outage
 
     async def _go(self) -> None:
+        """A library may lose the cancellation that a stop sends, so this looks for the stop itself."""
         if self._waits_first:
-            await asyncio.sleep(self._interval_seconds)
-        while True:
+            await self._pause(self._interval_seconds)
+        while not self._stop.is_set():
             begun_at = monotonic()
             await self._try_round()
-            await asyncio.sleep(max(self._interval_seconds, (monotonic() - begun_at) * (1 / self._share_max - 1)))
+            await self._pause(max(self._interval_seconds, (monotonic() - begun_at) * (1 / self._share_max - 1)))
+
+    async def _pause(self, seconds: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._stop.wait()
 
     async def _try_round(self) -> None:
         try:

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 import stamina
@@ -12,7 +13,9 @@ from makers import body_of, decoded
 
 from worker.errors import SystemUnavailableError
 from worker.metrics import Metrics
+from worker.outage import Outage
 from worker.pipeline import Pipeline, PipelineOptions
+from worker.pulse import Pulse
 from worker.source import Receiver
 
 
@@ -79,3 +82,29 @@ async def test_a_stop_whose_cancellation_is_lost(*, fails: bool) -> None:
     assert not source.is_open
     assert len(queue.ready) == 1
     assert database.rows == {}
+
+
+class DeafStore(MemoryStore):
+    """Answers at the moment at which it is cancelled, and forgets that it was."""
+
+    def __init__(self, database: MemoryDatabase) -> None:
+        super().__init__(database)
+        self.is_asked = asyncio.Event()
+
+    async def ping(self) -> None:
+        """See `Store.ping`."""
+        self.is_asked.set()
+        with suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+
+
+async def test_rounds_whose_cancellation_is_lost() -> None:
+    """What is done beside the events ends, too, and does not wait for its next round."""
+    store = DeafStore(MemoryDatabase())
+    outage = Outage(hold_seconds_max=600.0, metrics=Metrics())
+    pulse = Pulse(store, outage, held=lambda: 0, interval_seconds=0.0)
+    running = asyncio.ensure_future(pulse.run())
+    await store.is_asked.wait()
+    pulse.stop()
+    async with asyncio.timeout(20):
+        await running
