@@ -1,6 +1,8 @@
 """Two writers of a process and the same ids: who waits for whom, and that nobody waits for ever."""
 
 import asyncio
+import gc
+import weakref
 from contextlib import ExitStack
 
 import pytest
@@ -46,6 +48,21 @@ async def test_a_flight_that_fails_is_over() -> None:
         with pytest.raises(OSError, match="the database"), ahead.pop_all():
             raise OSError("the database")
     await asyncio.wait_for(behind.until_clear(), 30)
+
+
+def test_a_flight_that_is_over_keeps_none_that_were_ahead() -> None:
+    """Writers that overlap for hours hold the ids of what they are writing, and not of all that they have written."""
+    in_flight = InFlight()
+    behind = in_flight.begin({A})
+    first = weakref.ref(behind.__enter__())
+    for _ in range(3):
+        ahead, behind = behind, in_flight.begin({A})
+        behind.__enter__()
+        ahead.__exit__(None, None, None)
+    del ahead
+    gc.collect()
+    assert first() is None
+    behind.__exit__(None, None, None)
 
 
 @given(st.lists(st.tuples(st.frozensets(st.sampled_from([A, B, C])), st.integers(0, 3)), max_size=12))

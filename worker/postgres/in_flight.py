@@ -32,7 +32,8 @@ class Flight:
             await flight.landed.wait()
 
     def land(self) -> None:
-        """It is over: those behind may go on."""
+        """It is over: those behind may go on, and keep nothing of what was ahead of this one."""
+        self._ahead.clear()
         self.landed.set()
 
 
