@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from usage_events.errors import BrokerUnavailableError, MessageTooLargeError, UsageEventsError
@@ -17,6 +18,7 @@ class Published:
     link: "FakeLink"
     body: bytes
     routing_key: str
+    headers: Mapping[str, str] | None
     answer: "asyncio.Future[None]"
 
     @property
@@ -90,12 +92,12 @@ class FakeLink:
         self._broker = broker
         self.is_lost = False
 
-    async def publish(self, body: bytes, routing_key: str) -> None:
+    async def publish(self, body: bytes, routing_key: str, headers: Mapping[str, str] | None = None) -> None:
         """Waits for the broker's answer; a message with a confirmed event in it is an error of the publisher."""
         broker = self._broker
         if self.is_lost:
             raise LOST
-        published = Published(self, body, routing_key, asyncio.get_running_loop().create_future())
+        published = Published(self, body, routing_key, headers, asyncio.get_running_loop().create_future())
         assert broker.confirmed.isdisjoint(published.numbers), "sent again after it was confirmed"
         broker.seen.append(published)
         broker.published.set()

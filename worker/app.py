@@ -4,8 +4,9 @@ import asyncio
 import os
 import signal
 import socket
-from collections.abc import Coroutine, Sequence
-from typing import Any, Protocol
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, Protocol
 
 import structlog
 from prometheus_client import disable_created_metrics
@@ -15,7 +16,7 @@ from usage_events.rules import Window
 from worker.dead_letters.ceiling import Ceiling
 from worker.decode import WHOLE_MESSAGE, Decoded, Reject, decode
 from worker.delivery import Delivery
-from worker.errors import UsageWorkerError
+from worker.errors import ConfigurationError, UsageWorkerError
 from worker.heal import Healer
 from worker.http import serve
 from worker.metrics import Metrics
@@ -30,13 +31,18 @@ from worker.rabbitmq.inspect import PROBE_APP_ID
 from worker.rabbitmq.source import RabbitSource
 from worker.rabbitmq.topology import DELIVERY_LIMIT
 from worker.settings import Settings
+from worker.store import Store
 from worker.watch import Watch
+
+if TYPE_CHECKING:
+    from worker.trace_export import TraceExport
 
 log = structlog.get_logger(__name__)
 
 # A process that is told twice, or that takes longer than it may, leaves what it holds to others.
 EXIT_CLEAN = 0
 EXIT_GAVE_BACK = 1
+FLUSH_SECONDS_MAX = 1.0  # of USAGE_SHUTDOWN_TIMEOUT, for the last spans
 LEAVE_SECONDS_MAX = 1.5  # beside the 8 s of USAGE_SHUTDOWN_TIMEOUT less than the 10 s after which Docker kills
 
 
@@ -73,7 +79,9 @@ def keep_undecoded(delivery: Delivery, _: Window) -> Decoded:
     return Decoded([], range(0), [Reject(WHOLE_MESSAGE, delivery.body, refusal)])
 
 
-def build_pipelines(settings: Settings, metrics: Metrics, ways: Ways) -> list[Pipeline]:
+def build_pipelines(
+    settings: Settings, metrics: Metrics, ways: Ways, traces: "TraceExport | None" = None
+) -> list[Pipeline]:
     """The pipeline of events, and the one that drains the dead queue into the dead letters."""
     name = worker_name()
     shared = Shared(Ceiling(settings.dead_letter_bytes_max))
@@ -81,6 +89,9 @@ def build_pipelines(settings: Settings, metrics: Metrics, ways: Ways) -> list[Pi
     def store() -> PostgresStore:
         dsn = settings.postgres_dsn.get_secret_value()
         return PostgresStore(dsn, settings.postgres_schema, worker=name, shared=shared)
+
+    def writer() -> Store:
+        return store() if traces is None else traces.around(store())
 
     options = PipelineOptions(
         batch_events_max=settings.batch_max_events,
@@ -93,7 +104,7 @@ def build_pipelines(settings: Settings, metrics: Metrics, ways: Ways) -> list[Pi
     )
     events = Pipeline(
         source=RabbitSource(settings, queue=settings.queue, name=f"usage-worker {name}", way=ways.events),
-        stores=[store() for _ in range(settings.writers)],
+        stores=[writer() for _ in range(settings.writers)],
         probe=store(),
         decoder=decode_delivery,
         options=options,
@@ -101,7 +112,7 @@ def build_pipelines(settings: Settings, metrics: Metrics, ways: Ways) -> list[Pi
     )
     drain = Pipeline(
         source=RabbitSource(settings, queue=settings.dead_queue, name=f"usage-worker {name} dead queue", way=ways.dead),
-        stores=[store()],
+        stores=[writer()],
         probe=store(),
         decoder=keep_undecoded,
         options=PipelineOptions(
@@ -156,7 +167,11 @@ async def run(settings: Settings) -> int:
             why=ways.problem,
             way=ways.events.value,
         )
-    pipelines = build_pipelines(settings, metrics, ways)
+    async with _traces(settings) as traces:
+        return await _run(settings, metrics, build_pipelines(settings, metrics, ways, traces))
+
+
+async def _run(settings: Settings, metrics: Metrics, pipelines: Sequence[Pipeline]) -> int:
     events = pipelines[0]
 
     def why_not_ready() -> str | None:
@@ -171,7 +186,35 @@ async def run(settings: Settings) -> int:
         log.info("listening", host=settings.http_host, port=port)
         healers = [build_healer(settings)] if settings.self_heal else []
         parts: list[Part] = [*pipelines, *healers, build_watch(settings, metrics), build_pulse(settings, events)]
-        return await _until_stopped(parts, settings.shutdown_timeout)
+        return await _until_stopped(parts, settings.shutdown_timeout - _flush_seconds_max(settings))
+
+
+@asynccontextmanager
+async def _traces(settings: Settings) -> AsyncIterator["TraceExport | None"]:
+    """Where spans go, if they are wanted; without, nothing of OpenTelemetry is loaded.
+
+    Raises:
+        ConfigurationError: they are wanted, and cannot be had.
+    """
+    if not settings.traces:
+        yield None
+        return
+    try:
+        from worker.trace_export import TraceExport
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(
+            f"USAGE_TRACES is on, and there is no module {error.name!r}: install usage-worker[otel], or unset it"
+        ) from error
+    traces = TraceExport.start(worker_name())
+    try:
+        yield traces
+    finally:
+        await traces.close(_flush_seconds_max(settings))
+
+
+def _flush_seconds_max(settings: Settings) -> float:
+    """The part of the time for stopping that is kept for the last spans."""
+    return min(FLUSH_SECONDS_MAX, settings.shutdown_timeout / 4) if settings.traces else 0.0
 
 
 async def _until_stopped(parts: Sequence[Part], shutdown_seconds_max: float) -> int:

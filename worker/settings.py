@@ -143,6 +143,11 @@ class Settings(BaseSettings):
         description="bytes of the table of dead letters, indexes included, from which on EVENTS ARE GIVEN UP: new "
         "letters are kept without their body (reason, errors, ids and counts stay) and can never be replayed",
     )
+    traces: bool = Field(
+        default=False,
+        description="a span for each batch, with links to its producers', sent by OTLP as `OTEL_EXPORTER_OTLP_…` say;"
+        " needs `usage-worker[otel]`",
+    )
     redact: bool = Field(default=False, description="hide `request_metadata` where `dead-letters` shows events")
 
     @property

@@ -200,7 +200,7 @@ class _Core(UsagePublisher):
     def record(self, event: "UsageEvent") -> None:
         """Called in any thread."""
         self._refuse_if_closed()
-        self._buffer.put(Entry(event.to_json(), event.organization_id))
+        self._buffer.put(Entry(event.to_json(), event.organization_id, self._courier.origin()))
         with self._counting:
             self._note_recorded()
         # One call into the loop for many events: it costs more than all the rest.

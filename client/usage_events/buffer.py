@@ -4,10 +4,13 @@ import heapq
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, get_args
+from typing import TYPE_CHECKING, Literal, Protocol, get_args
 from uuid import UUID
 
 from usage_events.errors import BufferFullError
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import SpanContext
 
 WhenFull = Literal["raise", "drop_oldest"]
 Sync = Literal["normal", "full"]  # what a spool waits for, see `UsagePublisher`
@@ -17,10 +20,11 @@ DEFAULT_SPOOL_BYTES_MAX = 1024**3
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One recorded event, encoded once."""
+    """One recorded event, encoded once. `origin` is the span that has recorded it; a spool does not keep it."""
 
     text: bytes
     organization_id: UUID
+    origin: "SpanContext | None" = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +37,11 @@ class Lease:
 
     keys: Sequence[int]
     entries: Sequence[Entry]
+
+    @property
+    def origins(self) -> list["SpanContext"]:
+        """The spans that have recorded these events, as far as they are known."""
+        return [entry.origin for entry in self.entries if entry.origin is not None]
 
     def part(self, places: Sequence[int]) -> "Lease":
         """The events at these places, counted from 0."""

@@ -2,11 +2,18 @@
 
 import asyncio
 import logging
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from usage_events import backoff
 from usage_events.envelope import MESSAGE_BYTES_MAX
 from usage_events.errors import BrokerUnavailableError, MessageTooLargeError, RefusedError, UsageEventsError
 from usage_events.link import CLOSE_TIMEOUT_SECONDS, Link, Target
+from usage_events.messages import Message
+from usage_events.traces import PublishSpans
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import SpanContext
 
 ABORT_TIMEOUT_SECONDS = 0.5  # for the end of the connection, where nothing else is waited for
 
@@ -16,8 +23,14 @@ _logger = logging.getLogger(__name__)
 class Courier:
     """Delivers each message until it is confirmed or refused; any number at once."""
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Target, *, traces: bool = False) -> None:
+        """With `traces` each message has a span.
+
+        Raises:
+            ValueError: OpenTelemetry's API is not installed.
+        """
         self.target = target
+        self._spans = PublishSpans(target) if traces else None
         self.bytes_max = MESSAGE_BYTES_MAX  # of a message; less where the broker has said so
         self.trouble: UsageEventsError | None = None  # what stands between this and the broker now
         self._link: Link | None = None
@@ -35,17 +48,31 @@ class Courier:
         async with self._linking:
             await self._open_link()
 
-    async def deliver(self, body: bytes, routing_key: str) -> None:
+    def origin(self) -> "SpanContext | None":
+        """The span that the caller is in, where spans are wanted."""
+        return None if self._spans is None else self._spans.origin()
+
+    async def deliver(self, message: Message, routing_key: str, origins: Sequence["SpanContext"] = ()) -> None:
         """Returns when a queue holds the message for good, for as long as that takes.
+
+        `origins` are the spans that have recorded its events.
 
         Raises:
             MessageTooLargeError: the broker takes only smaller ones; `bytes_max` knows by now.
             RefusedError: it came back, or the exchange is not there or may not be written to.
         """
+        body = message.body
+        if self._spans is None:
+            await self._deliver(body, routing_key, None)
+            return
+        with self._spans.around(origins, routing_key, events=message.events_count, body_bytes=len(body)) as headers:
+            await self._deliver(body, routing_key, headers)
+
+    async def _deliver(self, body: bytes, routing_key: str, headers: Mapping[str, str] | None) -> None:
         for delay_seconds in backoff.delays():
             try:
                 link = await self._live_link()
-                await link.publish(body, routing_key)
+                await link.publish(body, routing_key, headers)
             except BrokerUnavailableError as error:
                 self.trouble = error
                 _logger.debug("a message of %d bytes goes again: %s", len(body), error)

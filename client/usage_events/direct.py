@@ -57,10 +57,12 @@ class DirectSender:
     async def _deliver_whole_or_split(self, message: Message) -> int:
         """Returns in how many messages it has gone."""
         parts = [message]
+        origin = self._courier.origin()  # this task has begun with the caller's context
+        origins = [] if origin is None else [origin]
         try:
-            await self._courier.deliver(message.body, self._routing_key)
+            await self._courier.deliver(message, self._routing_key, origins)
         except MessageTooLargeError as error:
             parts = pack(message.events, bytes_max=error.bytes_max)
             for part in parts:
-                await self._courier.deliver(part.body, self._routing_key)
+                await self._courier.deliver(part, self._routing_key, origins)
         return len(parts)

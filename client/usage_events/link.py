@@ -6,6 +6,7 @@ A link that is lost stays lost: `courier.py` opens another.
 import asyncio
 import logging
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, cast
 from urllib.parse import urlsplit
@@ -128,7 +129,7 @@ class Link:
         """Nothing can be published any more."""
         return self._loss is not None or self._channel.is_closed
 
-    async def publish(self, body: bytes, routing_key: str) -> None:
+    async def publish(self, body: bytes, routing_key: str, headers: Mapping[str, str] | None = None) -> None:
         """Returns when a queue holds the message for good.
 
         Raises:
@@ -141,6 +142,7 @@ class Link:
 
         message = aio_pika.Message(
             body,
+            headers=dict(headers) if headers else None,
             content_type=CONTENT_TYPE_JSON,
             delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
             app_id=self._target.app_id,

@@ -26,3 +26,4 @@ class PublisherOptions(TypedDict, total=False):
     in_flight_max: int
     in_flight_bytes_max: int
     on_error: OnError | None
+    traces: bool

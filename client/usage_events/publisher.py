@@ -73,6 +73,7 @@ class UsagePublisher:
         in_flight_bytes_max: how long they may be together.
         on_error: hears, once for each message, what RabbitMQ has refused, with its events' JSON. After an
             `EventTooLargeError` they are given up; after any other error they are tried again.
+        traces: a span for each message, whose context the worker links to; needs `usage-events[otel]`.
     """
 
     def __init__(  # noqa: PLR0913 - each is the caller's own choice, and all but the first are named
@@ -95,6 +96,7 @@ class UsagePublisher:
         in_flight_max: int = DEFAULT_IN_FLIGHT_MAX,
         in_flight_bytes_max: int = DEFAULT_IN_FLIGHT_BYTES_MAX,
         on_error: OnError | None = None,
+        traces: bool = False,
     ) -> None:
         """Nothing is connected yet: the first event does it, or `connect`.
 
@@ -106,7 +108,7 @@ class UsagePublisher:
             durability, when_full, buffer_events_max, buffer_bytes_max, spool_path, spool_bytes_max, spool_sync
         )
         self._target = Target(amqp_url, exchange, routing_key, app_id, by_organization=partition_by_organization)
-        self._courier = Courier(self._target)
+        self._courier = Courier(self._target, traces=traces)
         self._complaints = Complaints(on_error)
         self._books = Books()
         self._deliveries = Deliveries(InFlightWindow(messages_max=in_flight_max, bytes_max=in_flight_bytes_max))
@@ -168,7 +170,7 @@ class UsagePublisher:
         """
         self._refuse_if_closed()
         self._home.refuse_strangers()
-        self._buffer.put(Entry(event.to_json(), event.organization_id))
+        self._buffer.put(Entry(event.to_json(), event.organization_id, self._courier.origin()))
         self._note_recorded()
         self._sender.notify()
 

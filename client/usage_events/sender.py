@@ -242,7 +242,7 @@ class Sender:
 
     async def _send(self, parcel: Parcel) -> None:
         try:
-            await self._courier.deliver(parcel.message.body, parcel.routing_key)
+            await self._courier.deliver(parcel.message, parcel.routing_key, parcel.lease.origins)
         except (UnroutableError, MessageTooLargeError):
             self._open()  # a matter of this message alone
             raise
