@@ -13,6 +13,11 @@ from importlib.metadata import distributions
 print(json.dumps({one.name.lower().replace("_", "-"): one.version for one in distributions()}))
 """
 STARTED_SECONDS_MAX = 90.0
+# Makes a backlog last: each batch takes half a second, as on a database that has much to do.
+SLOW = """
+CREATE FUNCTION dawdle() RETURNS TRIGGER LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(0.5); RETURN NULL; END';
+CREATE TRIGGER slow AFTER INSERT ON ai_usage_logs EXECUTE FUNCTION dawdle();
+"""
 
 
 def free_port() -> int:
@@ -100,6 +105,7 @@ async def test_a_busy_worker_stops_in_time_and_loses_nothing(system: System, sta
     """`docker stop` in the middle of a backlog: exit status 0 and not 137, the rest is the next worker's, once each."""
     events = [event() for _ in range(20_000)]
     await system.publish(*(message(*events[at : at + 5]) for at in range(0, len(events), 5)))
+    await system.database.execute(SLOW)
     settings = system.environment() | {"USAGE_HTTP_PORT": "0", "USAGE_BATCH_MAX_EVENTS": "500"}
     worker = start(**settings)
     await system.until(lambda: has_begun(system), "it has begun", seconds_max=STARTED_SECONDS_MAX)
@@ -107,6 +113,7 @@ async def test_a_busy_worker_stops_in_time_and_loses_nothing(system: System, sta
     before = await system.stored()
     assert before < len(events), "it had nothing left to do: the test shows nothing"
 
+    await system.database.execute("DROP TRIGGER slow ON ai_usage_logs")
     start(**settings)
     await system.until_stored(len(events), seconds_max=STARTED_SECONDS_MAX)
     assert await system.stored() == len(events)

@@ -134,6 +134,8 @@ def test_prometheus_asks_where_workers_listen() -> None:
     assert found["names"] == ["worker"]
     assert str(found["port"]) in SERVICES["worker"]["expose"]
     assert found["port"] == Settings.model_fields["http_port"].default
+    # what deploy/prometheus/queues.rules.yml needs, queue by queue
+    assert {*jobs["rabbitmq-queues"]["params"]["family"]} == {"queue_coarse_metrics", "queue_consumer_count"}
     (rules,) = asked["rule_files"]
     mounted = f"./deploy/prometheus:{rules.rpartition('/')[0]}:ro"
     assert mounted in SERVICES["prometheus"]["volumes"]
