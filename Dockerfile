@@ -9,6 +9,8 @@ ARG BASE=python:3.13-slim
 
 FROM ${BASE} AS build
 ARG UV_VERSION=0.13.9
+# What is optional, such as "--extra otel" for USAGE_TRACES.
+ARG EXTRAS=
 ENV UV_COMPILE_BYTECODE=1 \
     UV_LINK_MODE=copy \
     UV_NO_CACHE=1 \
@@ -19,10 +21,10 @@ WORKDIR /build
 # hash, that stands in uv.lock.
 COPY pyproject.toml uv.lock ./
 COPY client/pyproject.toml client/
-RUN UV_PROJECT_ENVIRONMENT=/opt/usage-worker uv sync --frozen --no-dev --no-install-workspace \
+RUN UV_PROJECT_ENVIRONMENT=/opt/usage-worker uv sync --frozen --no-dev --no-install-workspace ${EXTRAS} \
  && UV_PROJECT_ENVIRONMENT=/opt/cyclonedx uv sync --frozen --only-group release
 COPY . .
-RUN UV_PROJECT_ENVIRONMENT=/opt/usage-worker uv sync --frozen --no-dev --no-editable \
+RUN UV_PROJECT_ENVIRONMENT=/opt/usage-worker uv sync --frozen --no-dev --no-editable ${EXTRAS} \
  && mkdir -p /opt/share && cp uv.lock /opt/share/ \
  && /opt/cyclonedx/bin/cyclonedx-py environment --output-reproducible --pyproject pyproject.toml \
       -o /opt/share/sbom.cdx.json /opt/usage-worker/bin/python
