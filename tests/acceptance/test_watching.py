@@ -1,13 +1,16 @@
 """What those see who watch a worker: metrics, logs, liveness and readiness."""
 
+import asyncio
 import json
 import socket
 from datetime import UTC, datetime
 
+import pytest
 from harness import System, event, message, raw
 from prometheus_client.parser import text_string_to_metric_families
 
 from worker.demo.hosts import free_ports
+from worker.demo.postgres_server import PostgresServer
 
 CANARY = "canary-7c1f"  # stands wherever a producer may write, and nowhere in a log
 
@@ -99,6 +102,26 @@ async def test_ready_only_while_the_database_is_up(system: System) -> None:
     assert await worker.get("/readyz") == (503, "waiting for the database\n")
     assert await worker.metric("database_up") == await worker.metric("ready") == 0
     assert await system.ready_messages() == 1
+    assert await worker.stop() == 0
+
+
+@pytest.mark.slow  # an idle worker asks every quarter of a minute
+async def test_an_idle_worker_notices_an_outage(
+    system_with_own_postgres: System, own_postgres_server: PostgresServer
+) -> None:
+    """Nothing is published: without its database the worker is not ready, and with it ready again."""
+    system = system_with_own_postgres
+    worker = await system.start_worker()
+    await asyncio.to_thread(own_postgres_server.stop)
+
+    async def is_holding() -> bool:
+        return await worker.get("/readyz") == (503, "the database is away: holding what is held\n")
+
+    await system.until(is_holding, "the worker says that the database is away", seconds_max=90)
+    assert await worker.metric("database_up") == await worker.metric("ready") == 0
+    assert await worker.metric("give_backs_total") == 0
+    await asyncio.to_thread(own_postgres_server.start)
+    await system.until(worker.is_ready, "the worker is ready again", seconds_max=90)
     assert await worker.stop() == 0
 
 
