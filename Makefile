@@ -8,7 +8,7 @@ BENCH := PYTHONPATH=tests $(PYTHON) -m benchmarks
 MEASURED := .local/benchmarks
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all check bench bench-full bench-publish bench-dead-letters bench-producers bench-scaling profile kubernetes-alerts bench-environment environment servers settings-page release release-rehearsal
+.PHONY: help demo test test-all check bench bench-full bench-publish bench-dead-letters bench-data-life bench-producers bench-scaling profile kubernetes-alerts bench-environment environment servers settings-page release release-rehearsal
 
 help: ## Show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,6 +41,9 @@ bench-publish: ## Put the last full run into README.md and docs/
 
 bench-dead-letters: bench-environment ## Measure the commands and the good events beside a million dead letters (ten minutes)
 	@$(BENCH).dead_letters --json $(MEASURED)/dead-letters.json
+
+bench-data-life: bench-environment ## Measure retention, erasure and partitions on 20 million rows beside a worker (20 minutes, 20 GB)
+	@$(BENCH).data_life --json $(MEASURED)/data-life.json
 
 bench-producers: bench-environment ## Measure what record() costs a service, beside a query, with servers stopped meanwhile (ten minutes)
 	@$(BENCH).producers --json $(MEASURED)/producers.json --pictures $(MEASURED)/pictures

@@ -18,6 +18,7 @@ COMMANDS = {
     "dead-letters": "Find, understand, mend and replay refused events.",
     "find": "Say where events are, or balance the books of a ledger.",
     "retain": "Delete rows that are older than they have to be kept.",
+    "partitions": "Divide the table of usage by months, and drop old ones.",
     "demo": "Show it all on this machine.",
 }
 EXAMPLE = """

@@ -1,5 +1,7 @@
 """Every metric of the worker, in one place. The names are a promise to dashboards and alerts."""
 
+from math import nan
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
 from worker.batch import Batch, Trigger
@@ -95,7 +97,7 @@ class Metrics:
         self.database_up = Gauge(f"{PREFIX}_database_up", "1 while the database takes writes", registry=self.registry)
 
     def _add_the_tables(self) -> None:
-        """The gauges of the table of dead letters, whichever worker wrote them, and what was given up for its size."""
+        """The gauges of the tables, whichever worker wrote to them, and what was given up for their size."""
         # How much waits for an operator, and for how long.
         self.dead_letters_open = Gauge(
             f"{PREFIX}_dead_letters_open", "Open dead letters, by reason", ["reason"], registry=self.registry
@@ -110,6 +112,13 @@ class Metrics:
             "Bytes of the table of dead letters, its TOAST and indexes included",
             registry=self.registry,
         )
+        # NaN, which no comparison holds for, where the table has no partitions.
+        self.partition_months_ahead = Gauge(
+            f"{PREFIX}_partition_months_ahead",
+            "Months after this one that have a partition; NaN where ai_usage_logs is not divided",
+            registry=self.registry,
+        )
+        self.partition_months_ahead.set(nan)
         # Events that nobody can replay: 0 for ever, unless USAGE_DEAD_LETTER_BYTES_MAX is set.
         self.dead_letter_bodies_given_up = Counter(
             f"{PREFIX}_dead_letter_bodies_given_up",

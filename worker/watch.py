@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import nan
 from typing import Protocol
 
 from worker.metrics import Metrics
@@ -15,12 +16,14 @@ COUNTING_SHARE_MAX = 0.01  # of its time: a table so large that counting is slow
 class OpenLetters:
     """The open letters of the table: how many by reason, each reason named, and the age of the oldest (0: none).
 
-    `table_bytes` is what all letters take on the server's disk, indexes included.
+    `table_bytes` is what all letters take on the server's disk, indexes included. `partition_months_ahead` is for how
+    many months after this one the table of usage has a partition, NaN where it is not divided.
     """
 
     by_reason: Mapping[str, int]
     oldest_seconds: float
     table_bytes: int = 0
+    partition_months_ahead: float = nan
 
 
 class Census(Protocol):
@@ -62,6 +65,7 @@ class Watch(Rounds):
             self._metrics.dead_letters_open.labels(reason).set(count)
         self._metrics.dead_letters_oldest_open_seconds.set(letters.oldest_seconds)
         self._metrics.dead_letters_bytes.set(letters.table_bytes)
+        self._metrics.partition_months_ahead.set(letters.partition_months_ahead)
 
     def abandon(self) -> None:
         """See `Rounds.abandon`."""

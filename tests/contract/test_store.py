@@ -10,6 +10,7 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 from cancelling import CancelAt
+from dividing import divide, owner_session
 from fakes import MemoryDatabase, MemoryStore
 from makers import ORGANIZATION, USER, array_of, batch_of, body_of
 from usage_events.contract import Reason
@@ -303,3 +304,15 @@ class TestPostgresStore(StoreContract):
         await made.come_back()
         await database.close()
         await server.close()
+
+
+class TestPostgresStoreOnPartitions(TestPostgresStore):
+    """The same where the table is divided, half of all random ids in its last partition."""
+
+    @pytest.fixture
+    async def migrated_dsn(self, migrated_dsn: str) -> str:
+        """Stands for the database of the others."""
+        connection = await owner_session(migrated_dsn)
+        await divide(connection)
+        await connection.close()
+        return migrated_dsn

@@ -28,7 +28,7 @@ PURE = (
     *(f"publishing/{name}" for name in ("csv_events", "csv_fields", "csv_rows")),
     *(f"dead_letters/{name}" for name in ("erasing", "event_names", "export", "json_edit", "json_layout", "letters",
                                           "mending", "redaction", "replay_pace", "text")),
-    "retention/months",
+    "retention/layout", "retention/months",
 )  # fmt: skip
 FORBIDDEN_TO_CLIENT = {"worker", "asyncpg", "click", "rich", "structlog", "prometheus_client"}
 

@@ -71,6 +71,7 @@ async def test_metrics(client: aiohttp.ClientSession) -> None:
             "dead_letters_open",
             "dead_letters_oldest_open_seconds",
             "dead_letters_bytes",
+            "partition_months_ahead",
             "dead_letter_bodies_given_up",
             "newest_event_timestamp_seconds",
             "give_backs",

@@ -27,7 +27,8 @@ from worker.settings import PREFIX, SECRETS, Settings, load_settings
 
 ALL = resolve()
 BASE = resolve(KUBERNETES / "base")
-RETENTION = resolve(KUBERNETES / "retention")  # for who asks for it
+OPTIONAL = [KUBERNETES / "retention", KUBERNETES / "partitions"]  # for who asks for them
+RETENTION = [manifest for folder in OPTIONAL for manifest in resolve(folder)]
 OWN = [manifest for manifest in ALL if manifest["kind"] not in SCHEMAS]
 CUSTOM = [manifest for manifest in ALL if manifest["kind"] in SCHEMAS]
 PODS = [manifest for manifest in (*ALL, *RETENTION) if pod_of(manifest)]
@@ -83,8 +84,9 @@ def test_every_file_is_in_the_cluster_or_an_example() -> None:
 
 
 def test_nothing_is_deleted_without_being_asked_for() -> None:
-    """The CronJob of retention is applied by nobody who has not added its folder."""
-    assert one("CronJob", "usage-worker-retain", RETENTION)["spec"]["concurrencyPolicy"] == "Forbid"
+    """The CronJobs of retention and partitions are applied by nobody who has not added their folders."""
+    for name in ("usage-worker-retain", "usage-worker-partitions"):
+        assert one("CronJob", name, RETENTION)["spec"]["concurrencyPolicy"] == "Forbid"
     assert not any(manifest["kind"] == "CronJob" for manifest in ALL)
 
 
@@ -98,9 +100,7 @@ def kustomize(folder: Path) -> list[Manifest]:
     return list(yaml.safe_load_all(done.stdout))
 
 
-@pytest.mark.parametrize(
-    "folder", [KUBERNETES, KUBERNETES / "base", KUBERNETES / "retention"], ids=lambda path: path.name
-)
+@pytest.mark.parametrize("folder", [KUBERNETES, KUBERNETES / "base", *OPTIONAL], ids=lambda path: path.name)
 def test_kustomize_makes_the_same_of_them(folder: Path) -> None:
     """What these tests look at is what kustomize makes of it."""
     made = {name_of(manifest): manifest for manifest in kustomize(folder)}

@@ -60,12 +60,13 @@ def oldest_seconds(metrics: Metrics) -> float | None:
 async def test_the_gauges_show_what_was_counted_last() -> None:
     """A reason whose last letter is gone goes back to 0, and so does the age."""
     first, last = (
-        OpenLetters({"invalid": 3, "bad_json": 1}, 60.5, 4096),
+        OpenLetters({"invalid": 3, "bad_json": 1}, 60.5, 4096, 2),
         OpenLetters({"invalid": 0, "bad_json": 2}, 0.0),
     )
     metrics = await run_to_the_end(FakeCensus(first))
     assert (gauge(metrics, "invalid"), gauge(metrics, "bad_json"), oldest_seconds(metrics)) == (3, 1, 60.5)
     assert metrics.registry.get_sample_value("usage_worker_dead_letters_bytes") == 4096
+    assert metrics.registry.get_sample_value("usage_worker_partition_months_ahead") == 2
     metrics = await run_to_the_end(FakeCensus(first, last))
     assert (gauge(metrics, "invalid"), gauge(metrics, "bad_json"), oldest_seconds(metrics)) == (0, 2, 0)
 

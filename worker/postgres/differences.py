@@ -31,6 +31,7 @@ COLUMNS = {
     "estimated_cost_usd": Column("numeric(10,6)", required=False, default=None),
     "created_at": Column("timestamp with time zone", required=True, default="now()"),
 }
+DIVIDED = {"id": Column("uuid", required=True, default="ai_usage_uuid7()")}  # by `partitions enable`
 INDEXES = {
     "idx_ai_usage_user": "user_id",
     "idx_ai_usage_org": "organization_id",
@@ -131,7 +132,7 @@ def _column_differences(columns: Mapping[str, Column]) -> Iterator[str]:
     for name, wanted in COLUMNS.items():
         if name not in columns:
             yield f"ai_usage_logs.{name} is missing: add it as {_column(wanted)}"
-        elif columns[name] != wanted:
+        elif columns[name] not in (wanted, DIVIDED.get(name)):
             yield f"ai_usage_logs.{name} is {_column(columns[name])}, not {_column(wanted)}"
     for name, column in columns.items():
         if name not in COLUMNS and column.required and column.default is None:

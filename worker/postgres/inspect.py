@@ -11,6 +11,7 @@ from worker.errors import SystemUnavailableError, UsageWorkerError
 from worker.findings import Finding, judge_clock, ok, wrong
 from worker.postgres.differences import differences
 from worker.postgres.migrations import migrate, schema_version
+from worker.postgres.partitions.inspect import inspect_partitions
 from worker.postgres.role import inspect_rights
 from worker.postgres.session import address, connect, translated
 from worker.settings import Settings
@@ -36,7 +37,7 @@ async def inspect_postgres(settings: Settings, report: Callable[[Finding], None]
         report(wrong(_TOPIC, str(error).removeprefix("Postgres at "), _remedy(error.__cause__, dsn)))
         return
     try:
-        for look in (_server, _version, _differences, inspect_rights, _clock):
+        for look in (_server, _version, _differences, inspect_partitions, inspect_rights, _clock):
             try:
                 with translated():
                     findings = await look(connection, settings)

@@ -1,8 +1,12 @@
 """The census: counts the open dead letters, over a connection of its own that it leaves when anything fails."""
 
+from datetime import UTC, datetime
+from math import nan
+
 import asyncpg
 from usage_events.contract import Reason
 
+from worker.postgres.partitions.catalogue import read_months_ahead
 from worker.postgres.session import connect, translated
 from worker.watch import OpenLetters
 
@@ -43,10 +47,14 @@ class PostgresCensus:
                 rows = await self._connection.fetch(_COUNT, [reason.value for reason in Reason])
                 oldest_seconds = await self._connection.fetchval(_OLDEST)
                 table_bytes = await self._connection.fetchval(_SIZE)
+                months_ahead = await read_months_ahead(self._connection, datetime.now(UTC))
         except BaseException:
             self.abandon()
             raise
-        return OpenLetters({row["reason"]: row["letters"] for row in rows}, max(0.0, oldest_seconds), table_bytes)
+        by_reason = {row["reason"]: row["letters"] for row in rows}
+        return OpenLetters(
+            by_reason, max(0.0, oldest_seconds), table_bytes, nan if months_ahead is None else months_ahead
+        )
 
     def abandon(self) -> None:
         """See `Census.abandon`."""
