@@ -84,7 +84,12 @@ async def test_a_collector_that_is_away_slows_nothing(system: System) -> None:
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))  # and does not listen
         url = f"http://127.0.0.1:{nobody.getsockname()[1]}"
-        worker = await start_tracing(system, url)
+        worker = await system.start_worker(
+            USAGE_TRACES="true",
+            OTEL_EXPORTER_OTLP_ENDPOINT=url,
+            OTEL_EXPORTER_OTLP_TIMEOUT="600",  # the first spans are tried again until the end
+            OTEL_BSP_SCHEDULE_DELAY="50",
+        )
         await system.publish(*(message(event()) for _ in range(500)))
         await system.until_stored(500)
         await system.settle()
