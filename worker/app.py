@@ -209,6 +209,8 @@ async def _traces(settings: Settings) -> AsyncIterator["TraceExport | None"]:
     try:
         yield traces
     finally:
+        for number in (signal.SIGTERM, signal.SIGINT):  # everything is settled: it takes a second, and ends as it was
+            asyncio.get_running_loop().add_signal_handler(number, log.info, "already stopping")
         await traces.close(_flush_seconds_max(settings))
 
 
