@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from statistics import median
 from tempfile import TemporaryDirectory
 from time import perf_counter
 from typing import Any
@@ -28,6 +29,7 @@ from usage_events.ids import uuid7
 from worker.demo.servers import servers
 from worker.postgres.migrations import migrate
 from worker.postgres.partitions.drop import drop, find_due
+from worker.retention.months import Month
 
 POLL_SECONDS = 0.02
 IDLE_SECONDS, QUICK_IDLE_SECONDS = 15.0, 1.0
@@ -35,15 +37,16 @@ STEADY_EVENTS = 50  # in a message, each tenth of a second
 DRAIN_MESSAGES, QUICK_DRAIN_MESSAGES, DRAIN_EVENTS = 1000, 20, 100
 OLD_MONTHS, KEPT_MONTHS = 14, 13
 LOOKED_UP = 2000
-CASCADE_ROWS = 130_000
+ROUNDS = 3
 
-# UUIDv7s of the last months, and one in ten random; the users are few and large, as in a shop.
+# UUIDv7s of the last months, and one in ten random; three users share them.
 FILL = """
 INSERT INTO ai_usage_logs (id, user_id, organization_id, tokens_used, input_tokens, output_tokens, endpoint, model,
                            request_type, estimated_cost_usd, created_at)
 SELECT CASE WHEN n % 10 = 0 THEN gen_random_uuid() ELSE (lpad(to_hex(floor(extract(epoch FROM at) * 1000)::bigint), 12,
        '0') || '7' || substr(md5(n::text), 1, 3) || '8' || substr(md5(n::text), 4, 15))::uuid END,
-       $1, $2, 120, 100, 20, '/v1/chat', 'test-model', 'chat', 0.00016, at
+       CASE n % 150 WHEN 1 THEN $8::uuid WHEN 2 THEN $9::uuid ELSE $1::uuid END, $2, 120, 100, 20, '/v1/chat',
+       'test-model', 'chat', 0.00016, at
 FROM generate_series($3::bigint, $4::bigint) n,
      LATERAL (SELECT $5::timestamptz + n / $7::float8 * ($6::timestamptz - $5) AS at) when_
 """
@@ -56,9 +59,6 @@ MONTH_ROWS = """
 INSERT INTO ai_usage_logs (id, user_id, organization_id, created_at)
 SELECT (lpad(to_hex($3::bigint + n / 1000), 12, '0') || '7' || lpad(to_hex(n % 1000), 3, '0') || '8'
         || substr(md5(n::text), 1, 15))::uuid, $1, $2, now() FROM generate_series(1, $4::int) n
-"""
-OF_USER = """
-INSERT INTO ai_usage_logs (user_id, organization_id, created_at) SELECT $1, $2, now() FROM generate_series(1, $3::int)
 """
 MISSING = (
     "SELECT count(*) FROM unnest($1::uuid[]) g (id) WHERE NOT EXISTS (SELECT FROM ai_usage_logs l WHERE l.id = g.id)"
@@ -78,7 +78,8 @@ class Life:
         self.rows = rows
         self.drained = (QUICK_DRAIN_MESSAGES if is_quick else DRAIN_MESSAGES) * DRAIN_EVENTS
         self.idle_seconds = QUICK_IDLE_SECONDS if is_quick else IDLE_SECONDS
-        self.cascade_rows = min(CASCADE_ROWS, rows)
+        self.leaving = [uuid4(), uuid4()]  # users, each with one row in 150, all over the table
+        self.rounds = 1 if is_quick else ROUNDS
         self.worker: WorkerProcess
         self.figures: dict[str, Any] = {"rows": rows}
 
@@ -98,10 +99,12 @@ class Life:
         for index in indexes:
             if index["name"] not in named:
                 await database.execute(f"DROP INDEX {index['name']}")
+        await database.executemany("INSERT INTO users VALUES ($1)", [(one,) for one in self.leaving])
         since, until = NEXT.plus(-OLD_MONTHS - 1).start, datetime.now(UTC) - timedelta(days=1)
         for start in range(0, self.rows, 1_000_000):
             end = min(start + 1_000_000, self.rows) - 1
-            await database.execute(FILL, USER, ORGANIZATION, start, end, since, until, self.rows, timeout=600)
+            given = (USER, ORGANIZATION, start, end, since, until, self.rows, *self.leaving)
+            await database.execute(FILL, *given, timeout=600)
         await database.execute("SET maintenance_work_mem = '1GB'; SET max_parallel_maintenance_workers = 2")
         for statement in [f"ALTER TABLE ai_usage_logs ADD CONSTRAINT {one['name']} {one['sql']}" for one in keys] + [
             one["sql"] for one in indexes if one["name"] not in named
@@ -141,8 +144,17 @@ class Life:
         await asyncio.gather(*tasks)
         self.note(**{f"{name}_seconds": seconds, f"{name}_longest_stall_seconds": stall})
 
-    async def drain(self, name: str, *ids: UUID) -> float:
-        """Events a second from a backlog that is there; `ids` are those of its first events."""
+    async def drain(self, name: str, month: Month | None = None, rounds: int | None = None) -> float:
+        """Events a second from a backlog that is there, the middle one of some rounds; ids of now, or of a month."""
+        rates = []
+        for one in range(rounds or self.rounds):
+            ids = [] if month is None else [id_of(month, one * self.drained + number) for number in range(self.drained)]
+            rates.append(await self._drain_once(ids))
+        rate = median(rates)
+        self.note(**{f"{name}_events_per_second": rate})
+        return rate
+
+    async def _drain_once(self, ids: Sequence[UUID]) -> float:
         given = [str(one) for one in ids] or [str(uuid7()) for _ in range(self.drained)]
         bodies = [
             message(*(event(id=one) for one in given[start : start + DRAIN_EVENTS]))
@@ -154,9 +166,7 @@ class Life:
         self.worker.send_signal(signal.SIGCONT)
         begun_at = perf_counter()
         await self._until_idle()
-        rate = len(given) / (perf_counter() - begun_at)
-        self.note(**{f"{name}_events_per_second": rate})
-        return rate
+        return len(given) / (perf_counter() - begun_at)
 
     async def _until_idle(self) -> None:
         """Until the worker has counted every event that was ever published."""
@@ -183,34 +193,30 @@ class Life:
         self.note(**{f"find_{name}_ms": (perf_counter() - begun_at) * 1000 / max(len(ids), 1)})
 
 
-async def _rows_of_a_user(life: Life) -> UUID:
-    user = uuid4()
-    await life.system.database.execute("INSERT INTO users VALUES ($1)", user)
-    await life.system.database.execute(OF_USER, user, ORGANIZATION, life.cascade_rows, timeout=120)
-    return user
-
-
 async def measure_deletions(life: Life) -> None:
     """A user who goes by the host's cascade alone, and one who is erased first; then what is old."""
-    user = await _rows_of_a_user(life)
+    user, other = life.leaving
+    rows = await life.system.value("SELECT count(*) FROM ai_usage_logs WHERE user_id = $1", user)
+    life.note(rows_of_a_user=float(rows))
     async with life.beside("cascade_alone"):
         await life.system.database.execute("DELETE FROM users WHERE id = $1", user, timeout=600)
-    user = await _rows_of_a_user(life)
     async with life.beside("erase"):
-        await life.command("dead-letters", "erase", "--user", str(user), "--yes")
+        await life.command("dead-letters", "erase", "--user", str(other), "--yes")
     async with life.beside("cascade_after_erase"):
-        await life.system.database.execute("DELETE FROM users WHERE id = $1", user, timeout=600)
+        await life.system.database.execute("DELETE FROM users WHERE id = $1", other, timeout=600)
     old = await life.system.value(
         "SELECT count(*) FROM ai_usage_logs WHERE created_at < $1", NEXT.plus(-KEPT_MONTHS - 1).start
     )
     alone = await life.drain("drain_alone")
+    begun_at = perf_counter()
     retain = asyncio.create_task(life.command("retain", "--older-than", str(KEPT_MONTHS), "--yes"))
-    await asyncio.sleep(3)
-    beside = await life.drain("drain_beside_retain")
+    await asyncio.sleep(1)
+    beside = await life.drain("drain_beside_retain", rounds=1)
     life.note(drain_ratio_beside_retain=beside / alone, retain_was_done=float(retain.done()))
     async with life.beside("retain_rest"):
         await retain
-    life.note(retained_rows=float(old))
+        seconds = perf_counter() - begun_at
+    life.note(retained_rows=float(old), retained_rows_per_second=old / seconds)
 
 
 async def measure_partitions(life: Life) -> None:
@@ -223,8 +229,7 @@ async def measure_partitions(life: Life) -> None:
         await life.command("partitions", "ensure", "--ahead", "4")
     await life.look_up("divided")
     after = await life.drain("drain_default_partition")
-    ids = [id_of(NEXT, number) for number in range(life.drained)]
-    month = await life.drain("drain_month_partition", *ids)
+    month = await life.drain("drain_month_partition", NEXT)
     life.note(ratio_default_partition=after / before, ratio_month_partition=month / before)
     rows = min(life.rows // 14, 1_500_000)
     first_ms = round(NEXT.plus(1).start.timestamp()) * 1000
