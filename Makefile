@@ -8,7 +8,7 @@ BENCH := PYTHONPATH=tests $(PYTHON) -m benchmarks
 MEASURED := .local/benchmarks
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all check bench bench-full bench-publish bench-dead-letters bench-data-life bench-producers bench-scaling profile kubernetes-alerts bench-environment environment servers settings-page release release-rehearsal
+.PHONY: help demo test test-all chaos chaos-test check bench bench-full bench-publish bench-dead-letters bench-data-life bench-producers bench-scaling profile kubernetes-alerts bench-environment environment servers settings-page release release-rehearsal
 
 help: ## Show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -17,10 +17,17 @@ demo: servers ## See it all work: two workers, traffic with errors, one worker k
 	@.venv/bin/usage-worker demo
 
 test: servers ## Run the tests, except those that take long (about five minutes)
-	@$(PYTEST) -m "not slow"
+	@$(PYTEST) -m "not slow and not chaos"
 
-test-all: bench-environment ## Run all tests, the benchmarks' own among them
-	@$(PYTEST)
+test-all: bench-environment ## Run all tests but the chaos suite, the benchmarks' own among them
+	@$(PYTEST) -m "not chaos"
+
+chaos: servers ## Break everything around the workers, three times each way, for docs/chaos.md (about two hours)
+	@mkdir -p .local/chaos && rm -f .local/chaos/runs.jsonl
+	@PYTHONPATH=tests $(PYTHON) -m chaos --runs 3 --mixes 50 --json .local/chaos/runs.jsonl --write
+
+chaos-test: servers ## The same once each, as tests; and that it notices workers that are broken by hand (half an hour)
+	@$(PYTHON) -m pytest -m chaos tests/chaos
 
 check: environment ## Lint and check types
 	@.venv/bin/ruff check

@@ -5,7 +5,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -27,13 +27,17 @@ class WorkerProcess:
         self._port: int | None = None
 
     @classmethod
-    async def start(cls, environment: Mapping[str, str], log_path: Path) -> Self:
-        """Start one; it is not ready yet. `environment` is added to this process's own, without its USAGE_…."""
+    async def start(
+        cls, environment: Mapping[str, str], log_path: Path, *, command: Sequence[str] | None = None
+    ) -> Self:
+        """Start one; it is not ready yet. `environment` is added to this process's own, without its USAGE_….
+
+        `command` is run in place of the product's own.
+        """
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("USAGE_")}
         with log_path.open("wb") as log:
             process = await asyncio.create_subprocess_exec(
-                COMMAND,
-                "run",
+                *(command or (COMMAND, "run")),
                 env=inherited | {"USAGE_HTTP_PORT": "0", "USAGE_LOG_FORMAT": "json"} | dict(environment),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,

@@ -1,0 +1,78 @@
+"""`make chaos`: plays every fault, and several at once; a line of JSON a run, and the table for docs/chaos.md.
+
+CHAOS_SEED, which each run prints, plays a run again: with `--fault`, or with `--mixes 1` and no fault.
+"""
+
+import argparse
+import asyncio
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import chaos.faults  # noqa: F401 - fills the registry
+from chaos.registry import FAULTS, Fault, NotHereError
+from chaos.report import PAGE, read, replace_part, table
+from chaos.run import chaos_servers, mix, play, seed_of_run
+from chaos.stage import Servers
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """What is asked for."""
+    parser = argparse.ArgumentParser(prog="python -m chaos", description=__doc__)
+    parser.add_argument("--fault", action="append", choices=FAULTS, metavar="NAME", help="may be repeated; else each")
+    parser.add_argument("--list", action="store_true", help="print the names of the faults, and play none")
+    parser.add_argument("--runs", type=int, default=1, help="of each fault (1)")
+    parser.add_argument("--mixes", type=int, default=0, help="runs with two or three faults at once (0)")
+    parser.add_argument("--json", type=Path, required=True, help="add a line for each run to this file")
+    parser.add_argument("--write", action="store_true", help="write the table of this file into docs/chaos.md")
+    return parser.parse_args(arguments)
+
+
+def runs(options: argparse.Namespace) -> Iterator[tuple[int, list[Fault]]]:
+    """The seeds, and what is played with each."""
+    chosen = options.fault or ([] if options.mixes and options.runs == 0 else list(FAULTS))
+    for name in chosen:
+        for _ in range(options.runs):
+            yield seed_of_run(), [FAULTS[name]]
+    for _ in range(options.mixes):
+        seed = seed_of_run()
+        yield seed, mix(FAULTS, seed)
+
+
+def play_all(options: argparse.Namespace, servers: Servers) -> bool:
+    """Play them one after another, each to its end; whether every promise was kept."""
+    kept = True
+    for seed, faults in runs(options):
+        names = ", ".join(fault.name for fault in faults)
+        sys.stderr.write(f"CHAOS_SEED={seed} {names}: ")
+        sys.stderr.flush()
+        try:
+            outcome = asyncio.run(play(servers, faults, seed))
+        except NotHereError as error:
+            sys.stderr.write(f"left out, {error}\n")
+            continue
+        with options.json.open("a", encoding="utf-8") as file:
+            file.write(f"{outcome.line()}\n")
+        sys.stderr.write(f"{'right' if outcome.is_right else f'WRONG {outcome.line()}'}\n")
+        kept = kept and outcome.is_right
+    return kept
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Start servers, play, report; the exit status."""
+    options = parse(arguments)
+    if options.list:
+        sys.stdout.write("".join(f"{fault.name}: {fault.what}\n" for fault in FAULTS.values()))
+        return 0
+    options.json.parent.mkdir(parents=True, exist_ok=True)
+    with chaos_servers() as servers:
+        kept = play_all(options, servers)
+    made = table(read(options.json), FAULTS)
+    sys.stdout.write(made)
+    if options.write:
+        PAGE.write_text(replace_part(PAGE.read_text(encoding="utf-8"), made), encoding="utf-8")
+    return 0 if kept else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,68 @@
+"""`usage-worker` with a mistake made by hand, which CHAOS_BROKEN names: the suite has to notice each of them."""
+
+import os
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from typing import Any
+from uuid import uuid4
+
+from chaos.patching import put
+from worker import app
+from worker.__main__ import main
+from worker.batch import Batch
+from worker.decode import Decoded
+from worker.held import Held
+from worker.pipeline import Pipeline
+from worker.settle import Ack, Ledger
+
+
+def acknowledges_before_the_commit() -> None:
+    """The acknowledgement leaves when the transaction begins."""
+
+    async def write(pipeline: Pipeline, store: Any, batch: Batch, generation: int) -> Any:
+        await settle(pipeline._held, batch, generation)
+        return await write_before(pipeline, store, batch, generation)
+
+    async def settled(*_: object) -> bool:
+        return True
+
+    settle = put(Held, "settle", settled)
+    write_before = put(Pipeline, "_write", write)
+
+
+def knows_no_generations() -> None:
+    """Tags of a lost channel are taken for tags of the one that has followed."""
+
+    async def settle(held: Held, batch: Batch, _: int) -> bool:
+        settled: bool = await before(held, batch, held.generation)
+        return settled
+
+    def committed(ledger: Ledger, tags: Iterable[int], _: float) -> list[Ack]:  # the product's own refuses such tags
+        acks = [Ack(tag, multiple=False) for tag in tags]
+        for ack in acks:
+            with suppress(ValueError):
+                ledger._tags.remove(ack.tag)
+        return acks
+
+    before = put(Held, "settle", settle)
+    put(Ledger, "committed", committed)
+
+
+def knows_no_ids() -> None:
+    """Each delivery is a new event: what comes again is stored again."""
+
+    def decode(*arguments: Any) -> Decoded:
+        decoded: Decoded = before(*arguments)
+        events = [event._replace(id=uuid4().bytes) for event in decoded.events]
+        return Decoded(events, decoded.places, decoded.rejects)
+
+    before = put(app, "decode_delivery", decode)
+
+
+MISTAKES: dict[str, Callable[[], None]] = {
+    made.__name__: made for made in (acknowledges_before_the_commit, knows_no_generations, knows_no_ids)
+}
+
+if __name__ == "__main__":
+    MISTAKES[os.environ["CHAOS_BROKEN"]]()
+    main()

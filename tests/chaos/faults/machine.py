@@ -1,0 +1,61 @@
+"""The machine is short of memory or time, and producers publish what nobody should."""
+
+import asyncio
+import random
+import sys
+
+from chaos.load import Load
+from chaos.registry import fault
+from chaos.stage import Stage
+
+BUSY = "while True: pass"
+BUSY_PROCESSES = 4
+
+
+@fault("malformed flood", load=Load(unreadable_share=0.9, bad_share=0.5, rate=100))
+async def malformed(stage: Stage, chance: random.Random) -> None:
+    """Nine of ten messages cannot be read, and half of the other events are bad, while a worker is killed."""
+    await asyncio.sleep(chance.uniform(1, 3))
+    worker = stage.fleet.pick(chance)
+    if worker is not None:
+        await worker.kill()
+
+
+@fault("published twice at once", load=Load(sizes=((1,), (50,)), same_events=True))
+async def twice(stage: Stage, chance: random.Random) -> None:
+    """Two producers publish the same events at once, one each alone, one in fifties; a worker is killed in it."""
+    for _ in range(3):
+        await asyncio.sleep(chance.uniform(0.5, 1.5))
+        worker = stage.fleet.pick(chance)
+        if worker is not None:
+            await worker.kill()
+
+
+@fault("processors busy", recovery_seconds_max=60)
+async def busy(stage: Stage, chance: random.Random) -> None:
+    """Others take the machine's processors for some seconds."""
+    del stage
+    others = [await asyncio.create_subprocess_exec(sys.executable, "-c", BUSY) for _ in range(BUSY_PROCESSES)]
+    try:
+        await asyncio.sleep(chance.uniform(3, 6))
+    finally:
+        for other in others:
+            other.kill()
+            await other.wait()
+
+
+@fault(
+    "worker's memory limited",
+    load=Load(padding_bytes=15_000, sizes=((1, 60),), rate=100),
+    may_end_workers=True,
+    mixes=False,
+    environment={"USAGE_HELD_BYTES_MAX": str(8 * 2**20)},
+    recovery_seconds_max=60,
+)
+async def memory(stage: Stage, chance: random.Random) -> None:
+    """Messages of 1 MB beside RLIMIT_AS: a worker that finds no memory ends, and is started again."""
+    stage.fleet.use("chaos.limited_worker", CHAOS_MEMORY_BYTES=str(96 * 2**20))
+    await stage.fleet.replace()
+    await asyncio.sleep(chance.uniform(6, 9))
+    stage.fleet.use()
+    await stage.fleet.replace()

@@ -1,0 +1,99 @@
+"""The network between any two of them is cut, stands still, loses, delays, chops and corrupts."""
+
+import asyncio
+import random
+from typing import Any
+
+from chaos.proxy import Proxy
+from chaos.registry import fault
+from chaos.stage import Stage
+
+PAIRS = ("workers_to_rabbitmq", "workers_to_postgres", "producers_to_rabbitmq")
+# A peer that has vanished is noticed by its heartbeats of 15 s (RabbitMQ) or its command's time-out of 40 s (Postgres).
+VANISHED_SECONDS_MAX = 120.0
+CORRUPTIONS = 5
+
+
+async def cut(proxy: Proxy, chance: random.Random) -> None:
+    """Every connection is cut at 10 random instants."""
+    for _ in range(10):
+        await proxy.cut()
+        await asyncio.sleep(chance.uniform(0, 0.7))
+
+
+async def cut_and_refuse(proxy: Proxy, chance: random.Random) -> None:
+    """Every connection is cut, and new ones are refused for some seconds."""
+    await proxy.tell(refuses=True, cut=True)
+    await asyncio.sleep(chance.uniform(2, 5))
+    await proxy.tell(refuses=False)
+
+
+async def freeze(proxy: Proxy, chance: random.Random) -> None:
+    """Nothing passes for some seconds, and no connection ends."""
+    await proxy.tell(frozen=True)
+    await asyncio.sleep(chance.uniform(2, 6))
+    await proxy.tell(frozen=False)
+
+
+async def lose(proxy: Proxy, chance: random.Random) -> None:
+    """Half-open: everything is lost for a moment, and the connections of then for ever; no side is told."""
+    await proxy.tell(loses=True)
+    await asyncio.sleep(chance.uniform(0.5, 2))
+    await proxy.tell(loses=False)
+
+
+async def delay(proxy: Proxy, chance: random.Random) -> None:
+    """Each piece comes up to 250 ms late."""
+    await proxy.tell(delay_ms=50, jitter_ms=200)
+    await asyncio.sleep(chance.uniform(4, 6))
+    await proxy.tell(delay_ms=0, jitter_ms=0)
+
+
+async def chop(proxy: Proxy, chance: random.Random) -> None:
+    """Everything comes in pieces, most of one byte."""
+    await proxy.tell(chopped=True)
+    await asyncio.sleep(chance.uniform(4, 6))
+    await proxy.tell(chopped=False)
+
+
+def _corrupt(side: str) -> Any:
+    async def act(proxy: Proxy, chance: random.Random) -> None:
+        """A message's type is overwritten on each connection, five times."""
+        corrupted = 0
+        for _ in range(CORRUPTIONS):
+            await proxy.tell(corrupts=side)
+            await asyncio.sleep(chance.uniform(0.5, 1.5))
+            corrupted += (await proxy.tell())["corrupted"]
+        await proxy.tell(corrupts="")
+        assert corrupted, "nothing was corrupted"
+
+    return act
+
+
+WAYS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "cut": (cut, {}),
+    "cut and refused": (cut_and_refuse, {}),
+    "frozen": (freeze, {}),
+    "half-open": (lose, {"recovery_seconds_max": VANISHED_SECONDS_MAX}),
+    "delayed with jitter": (delay, {}),
+    "in pieces of one byte": (chop, {}),
+    "corrupted by the client": (_corrupt("client"), {}),
+    "corrupted by the server": (_corrupt("server"), {}),
+}
+
+
+def _register(pair: str, way: str) -> None:
+    act_on, options = WAYS[way]
+
+    async def act(stage: Stage, chance: random.Random) -> None:
+        await act_on(getattr(stage, pair), chance)
+
+    act.__doc__, act.__module__ = act_on.__doc__, __name__
+    fault(f"{pair.replace('_', ' ').replace('rabbitmq', 'RabbitMQ').replace('postgres', 'Postgres')} {way}", **options)(
+        act
+    )
+
+
+for _pair in PAIRS:
+    for _way in WAYS:
+        _register(_pair, _way)

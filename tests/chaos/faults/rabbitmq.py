@@ -1,0 +1,164 @@
+"""RabbitMQ restarts, crashes, stands still, is short of memory, and is operated upon."""
+
+import asyncio
+import random
+from http.client import HTTPException
+from urllib.parse import quote
+
+import aio_pika
+from harness.waiting import until
+
+from chaos.registry import NotHereError, fault
+from chaos.stage import PRODUCERS, WORKERS, Stage
+from worker.demo.processes import LocalProcess
+
+
+@fault("RabbitMQ restarted", recovery_seconds_max=60)
+async def restart(stage: Stage, chance: random.Random) -> None:
+    """Stopped cleanly and started again."""
+    await asyncio.to_thread(stage.rabbitmq.stop)
+    await asyncio.sleep(chance.uniform(0, 2))
+    await asyncio.to_thread(stage.rabbitmq.start)
+
+
+@fault("RabbitMQ killed", recovery_seconds_max=60)
+async def kill(stage: Stage, chance: random.Random) -> None:
+    """SIGKILL to every process of it."""
+    await asyncio.sleep(chance.uniform(0, 1))
+    await asyncio.to_thread(stage.rabbitmq.kill)
+    await asyncio.sleep(chance.uniform(0, 2))
+    await asyncio.to_thread(stage.rabbitmq.start)
+
+
+@fault("RabbitMQ frozen")
+async def freeze(stage: Stage, chance: random.Random) -> None:
+    """SIGSTOP to every process of it for some seconds: connections stay open and nobody answers."""
+    stage.rabbitmq.freeze()
+    try:
+        await asyncio.sleep(chance.uniform(3, 8))
+    finally:
+        stage.rabbitmq.thaw()
+
+
+@fault("RabbitMQ connections closed by an operator")
+async def close_connections(stage: Stage, chance: random.Random) -> None:
+    """The workers' connections are closed at 10 random instants, the producers' at some of them."""
+    for _ in range(10):
+        await _close(stage, WORKERS)
+        if chance.random() < 0.3:
+            await _close(stage, PRODUCERS)
+        await asyncio.sleep(chance.uniform(0, 0.8))
+
+
+@fault("RabbitMQ queue deleted and declared again", mixes=False)
+async def delete_queue(stage: Stage, chance: random.Random) -> None:
+    """The empty queue is deleted under its consumers, three times: the broker cancels them."""
+    for _ in range(3):
+        await stage.producers_to_rabbitmq.tell(frozen=True)  # or the operator would delete messages
+        try:
+            await _until_nothing_is_held(stage)
+            connection = await aio_pika.connect(stage.rabbitmq.amqp_url)
+            async with connection, connection.channel() as channel:
+                await channel.queue_delete(stage.settings.queue)
+            await stage.declare()
+        finally:
+            await stage.producers_to_rabbitmq.tell(frozen=False)
+        await asyncio.sleep(chance.uniform(0.5, 1.5))
+
+
+@fault("RabbitMQ memory alarm")
+async def memory_alarm(stage: Stage, chance: random.Random) -> None:
+    """The broker is short of memory for some seconds: it takes no publishes."""
+    await _control(stage, "set_vm_memory_high_watermark", "absolute", "1MB")
+    try:
+        await asyncio.sleep(chance.uniform(2, 5))
+    finally:
+        await _control(stage, "set_vm_memory_high_watermark", "0.6")
+
+
+@fault("RabbitMQ disk alarm")
+async def disk_alarm(stage: Stage, chance: random.Random) -> None:
+    """The broker is short of disk for some seconds: it takes no publishes."""
+    await _control(stage, "set_disk_free_limit", "100000GB")
+    try:
+        await asyncio.sleep(chance.uniform(2, 5))
+    finally:
+        await _control(stage, "set_disk_free_limit", "50MB")
+
+
+@fault("RabbitMQ consumer time-out", mixes=False, recovery_seconds_max=60)
+async def consumer_timeout(stage: Stage, chance: random.Random) -> None:
+    """Deliveries are held, because of a lock, for longer than the broker allows: it closes the channels."""
+    from chaos.faults.postgres import _hold
+
+    await _evaluate(stage, "application:set_env(rabbit, consumer_timeout, 2000).")
+    await _evaluate(stage, "application:set_env(rabbit, channel_tick_interval, 1000).")
+    try:
+        await _close(stage, WORKERS)  # channels read their interval when they begin
+        await asyncio.sleep(2)
+        await _hold(stage, "LOCK TABLE ai_usage_logs IN ACCESS EXCLUSIVE MODE", chance.uniform(6, 9))
+    finally:
+        await _evaluate(stage, "application:set_env(rabbit, consumer_timeout, 1800000).")
+        await _evaluate(stage, "application:set_env(rabbit, channel_tick_interval, 60000).")
+
+
+@fault("RabbitMQ user without rights for a while")
+async def rights(stage: Stage, chance: random.Random) -> None:
+    """The workers' rights are taken away and their connections closed; then they get them back."""
+    path = f"/api/permissions/%2F/{WORKERS}"
+    await asyncio.to_thread(stage.rabbitmq.manage, "DELETE", path)
+    try:
+        await _close(stage, WORKERS)
+        await asyncio.sleep(chance.uniform(1, 4))
+    finally:
+        every = {"configure": ".*", "write": ".*", "read": ".*"}
+        await asyncio.to_thread(stage.rabbitmq.manage, "PUT", path, every)
+
+
+async def _close(stage: Stage, user: str) -> None:
+    """Close a user's connections; the management API sees them with a delay, so it is asked for them by name."""
+    manage = stage.rabbitmq.manage
+    for connection in await asyncio.to_thread(manage, "GET", "/api/connections"):
+        if connection.get("user") == user:
+            try:
+                await asyncio.to_thread(manage, "DELETE", f"/api/connections/{quote(connection['name'], safe='')}")
+            except HTTPException:
+                continue  # it has ended meanwhile
+
+
+async def _until_nothing_is_held(stage: Stage) -> None:
+    """Until every message has been acknowledged."""
+
+    seen: list[float] = []
+
+    async def nothing() -> bool:
+        held = [await worker.metric("held_events") for worker in stage.fleet.running]
+        seen[:] = [await stage.ready(), *held]
+        return not any(seen)
+
+    # Twice: between the two questions a message may go from the queue to a worker.
+    for _ in range(2):
+        await until(
+            nothing,
+            "nothing is held",
+            seconds_max=120,
+            details=lambda: f"ready, and held by each: {seen}\n{stage.details()}",
+        )
+        await asyncio.sleep(0.3)
+
+
+async def _evaluate(stage: Stage, expression: str) -> None:
+    await _control(stage, "eval", expression)
+
+
+async def _control(stage: Stage, *arguments: str) -> None:
+    """Run `rabbitmqctl` on the broker.
+
+    Raises:
+        NotHereError: it is no local process.
+    """
+    host = stage.rabbitmq._host
+    if not isinstance(host, LocalProcess):
+        raise NotHereError("rabbitmqctl is run on a local process only")
+    environment = {**host._environment, "RABBITMQ_LOGS": ""}
+    await asyncio.to_thread(host._folder.run, ["/usr/lib/rabbitmq/bin/rabbitmqctl", *arguments], environment)

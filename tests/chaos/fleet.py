@@ -1,0 +1,133 @@
+"""Workers as processes, each started again when it ends, as a container's restart policy does."""
+
+import asyncio
+import os
+import random
+import signal
+import sys
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+
+from harness import WorkerProcess, until
+
+from chaos.home import TESTS
+
+RESTART_SECONDS = 0.2
+RUNS_SECONDS_MAX = 3600.0
+
+# What the broker says to an acknowledgement of what is not outstanding on its channel.
+ASTRAY = "unknown delivery tag"
+TRACEBACK = "Traceback (most recent call last)"
+
+
+class Fleet:
+    """So many workers as were asked for.
+
+    Args:
+        environment: what every worker is told.
+        folder: where their logs go.
+    """
+
+    def __init__(self, environment: Mapping[str, str], folder: Path) -> None:
+        self.exits: Counter[int] = Counter()
+        self._environment = dict(environment)
+        self._folder = folder
+        self._module: str | None = None
+        self._logs: list[Path] = []
+        self._slots: list[_Slot] = []
+
+    @property
+    def running(self) -> list[WorkerProcess]:
+        """Those that have not ended."""
+        return [slot.worker for slot in self._slots if slot.worker is not None and slot.worker.status is None]
+
+    def pick(self, chance: random.Random) -> WorkerProcess | None:
+        """One that runs."""
+        running = self.running
+        return chance.choice(running) if running else None
+
+    def use(self, module: str | None = None, **environment: str) -> None:
+        """Workers that are started from now on run this module in the command's place, with this on top."""
+        self._module = module
+        self._environment |= environment
+
+    async def scale(self, workers: int) -> None:
+        """Start some, or stop some by SIGTERM; those that are stopped have ended when this returns."""
+        surplus = self._slots[workers:]
+        del self._slots[workers:]
+        await asyncio.gather(*(slot.stop() for slot in surplus))
+        while len(self._slots) < workers:
+            self._slots.append(_Slot(self))
+
+    async def kill_all(self) -> None:
+        """SIGKILL to each; none is started again."""
+        slots, self._slots = self._slots, []
+        await asyncio.gather(*(slot.kill() for slot in slots))
+
+    async def replace(self) -> None:
+        """SIGKILL to each; others are started in their place, by what `use` has said last."""
+        await asyncio.gather(*(worker.kill() for worker in self.running))
+
+    async def until_up(self, seconds_max: float = 60.0) -> None:
+        """Until each place has a worker that has said where it listens."""
+        await until(lambda: all(slot.is_up for slot in self._slots), "the workers are up", seconds_max=seconds_max)
+
+    def astray(self) -> int:
+        """How many acknowledgements of theirs the broker has refused."""
+        return sum(log.read_text(errors="replace").count(ASTRAY) for log in self._logs)
+
+    def tracebacks(self) -> list[str]:
+        """The ends of the logs of those that ended with an error that is nobody's."""
+        texts = [log.read_text(errors="replace") for log in self._logs]
+        return [text[text.index(TRACEBACK) :][:3000] for text in texts if TRACEBACK in text]
+
+    async def start_one(self) -> WorkerProcess:
+        """For a slot: start one more."""
+        log = self._folder / f"worker-{len(self._logs)}.log"
+        self._logs.append(log)
+        environment = dict(self._environment)
+        command = None
+        if self._module:
+            command = [sys.executable, "-m", self._module, "run"]
+            environment["PYTHONPATH"] = os.pathsep.join(filter(None, [TESTS, os.environ.get("PYTHONPATH", "")]))
+        return await WorkerProcess.start(environment, log, command=command)
+
+
+class _Slot:
+    """A worker's place: when one ends, another is started."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self.worker: WorkerProcess | None = None
+        self._fleet = fleet
+        self._unwanted = asyncio.Event()
+        self._keeping = asyncio.ensure_future(self._keep())
+
+    @property
+    def is_up(self) -> bool:
+        """Whether its worker has begun."""
+        return self.worker is not None and self.worker.status is None and self.worker.has_logged("listening")
+
+    async def stop(self) -> None:
+        """SIGTERM, and no other after it."""
+        self._unwanted.set()
+        if self.worker is not None and self.worker.status is None:
+            self.worker.send_signal(signal.SIGTERM)
+        await self._keeping
+
+    async def kill(self) -> None:
+        """The same by SIGKILL."""
+        self._unwanted.set()
+        if self.worker is not None:
+            await self.worker.kill()
+        await self._keeping
+
+    async def _keep(self) -> None:
+        while not self._unwanted.is_set():
+            self.worker = await self._fleet.start_one()
+            if self._unwanted.is_set():
+                await self.worker.kill()
+            status = await self.worker.wait(RUNS_SECONDS_MAX)
+            self._fleet.exits[status] += 1
+            if not self._unwanted.is_set():
+                await asyncio.sleep(RESTART_SECONDS)

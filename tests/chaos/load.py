@@ -1,0 +1,17 @@
+"""How much is published, and by whom."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(slots=True, frozen=True)
+class Load:
+    """The producers of a run. `rate` is in events a second of each; see `chaos.producer.Options` for the rest."""
+
+    producers: int = 2
+    rate: int = 300
+    sizes: Sequence[Sequence[int]] = ((1, 1, 1, 10, 50),)  # one a producer, in turn
+    bad_share: float = 0.02
+    unreadable_share: float = 0.0
+    padding_bytes: int = 0
+    same_events: bool = False  # every producer publishes the same ones

@@ -1,0 +1,211 @@
+"""A producer: publishes a seeded sequence of events until it is told to stop, and keeps a ledger of confirmations.
+
+    python -m chaos.producer '{"amqp_url": …, "exchange": …, "ledger": …, "seed": 1, "rate": 500, …}'
+
+Two with one seed publish the same events, in messages of different sizes. SIGTERM ends it once all is confirmed. It is
+not the project's own publisher: it may send anything.
+"""
+
+import asyncio
+import json
+import random
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from time import monotonic
+from typing import Any
+from uuid import UUID
+
+import aio_pika
+import aiormq
+from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractExchange
+
+from chaos.ledger import ENDPOINT, Kind, LedgerFile, Line, digest
+
+IN_FLIGHT_MAX = 200
+CALL_SECONDS_MAX = 10.0
+RETRY_SECONDS = 0.2
+_LOST = (aiormq.exceptions.AMQPError, aio_pika.exceptions.AMQPError, OSError, RuntimeError, TimeoutError)
+BAD: tuple[dict[str, Any], ...] = (
+    {"input_tokens": -1},
+    {"tokens_used": 2**30},
+    {"created_at": "2019-01-01T00:00:00Z"},
+    {"user_id": "99999999-9999-4999-8999-999999999999"},
+    {"input_token": 1},
+)
+
+
+@dataclass(slots=True, frozen=True)
+class Options:
+    """What a producer is told. `rate` is in events a second; shares are of events; sizes in events a message."""
+
+    amqp_url: str
+    exchange: str
+    ledger: str
+    seed: int
+    rate: int
+    created_at: str
+    user_id: str
+    organization_id: str
+    sizes: Sequence[int] = (1, 1, 1, 10, 50)
+    bad_share: float = 0.02
+    unreadable_share: float = 0.0
+    padding_bytes: int = 0  # of each event's metadata
+
+    def command(self) -> list[str]:
+        """How it is run."""
+        return [sys.executable, "-m", "chaos.producer", json.dumps(asdict(self))]
+
+
+@dataclass(slots=True)
+class Message:
+    """A body, and what the ledger says of it."""
+
+    body: bytes
+    lines: list[Line]
+
+
+def events(options: Options) -> Iterator[tuple[Line, dict[str, Any]]]:
+    """The sequence of this seed."""
+    chance = random.Random(options.seed)
+    created_at = datetime.fromisoformat(options.created_at)
+    while True:
+        created_at += timedelta(microseconds=1)
+        key = str(UUID(int=chance.getrandbits(128)))
+        tokens = chance.randrange(1, 10**6)
+        event: dict[str, Any] = {
+            "id": key,
+            "user_id": options.user_id,
+            "organization_id": options.organization_id,
+            "input_tokens": tokens,
+            "output_tokens": 7,
+            "endpoint": f"{ENDPOINT}{key}",
+            "created_at": created_at.isoformat(),
+        }
+        if options.padding_bytes:
+            event["request_metadata"] = {"padding": "x" * options.padding_bytes}
+        is_bad = chance.random() < options.bad_share
+        change = chance.choice(BAD)  # drawn each time: the sequence is the same whatever the share
+        yield Line(key, Kind.BAD if is_bad else Kind.GOOD, tokens + 7), event | change if is_bad else event
+
+
+def messages(options: Options) -> Iterator[Message]:
+    """The same in messages."""
+    chance = random.Random(options.ledger)  # sizes are this producer's own
+    source = events(options)
+    while True:
+        if chance.random() < options.unreadable_share:
+            body = b'{"id": %d, ' % chance.getrandbits(64)
+            yield Message(body, [Line(digest(body), Kind.UNREADABLE, 0)])
+            continue
+        lines, members = zip(*(next(source) for _ in range(chance.choice(options.sizes))), strict=True)
+        yield Message(json.dumps(members[0] if len(members) == 1 else members).encode(), list(lines))
+
+
+def single(user_id: str, organization_id: str) -> Message:
+    """One good event alone, like no other."""
+    seed = random.SystemRandom().getrandbits(64)
+    now = datetime.now(UTC).isoformat()
+    return next(messages(Options("", "", "", seed, 0, now, user_id, organization_id, sizes=(1,), bad_share=0.0)))
+
+
+class Producer:
+    """Publishes, each message until it is confirmed."""
+
+    def __init__(self, options: Options, ledger: LedgerFile) -> None:
+        self._options = options
+        self._ledger = ledger
+        self._stop = asyncio.Event()
+        self._slots = asyncio.Semaphore(IN_FLIGHT_MAX)
+        self._connecting = asyncio.Lock()
+        self._connection: AbstractConnection | None = None
+        self._channel: AbstractChannel | None = None
+        self._exchange: AbstractExchange | None = None
+        self._leaving: set[asyncio.Task[None]] = set()
+
+    def stop(self) -> None:
+        """Begin no further message."""
+        self._stop.set()
+
+    async def run(self) -> None:
+        """Publish at the rate until `stop`; return when all is confirmed."""
+        begun_at = monotonic()
+        published = 0
+        async with asyncio.TaskGroup() as group:
+            for message in messages(self._options):
+                await self._slots.acquire()
+                await self._pause(begun_at + published / self._options.rate - monotonic())
+                if self._stop.is_set():
+                    break
+                published += len(message.lines)
+                self._ledger.sent(message.lines)
+                group.create_task(self._publish(message)).add_done_callback(lambda _: self._slots.release())
+
+    async def close(self) -> None:
+        """Say goodbye to the broker."""
+        if self._connection is not None:
+            await _close(self._connection)
+
+    async def _pause(self, seconds: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(max(0.0, seconds)):
+                await self._stop.wait()
+
+    async def _publish(self, message: Message) -> None:
+        outgoing = aio_pika.Message(
+            message.body, content_type="application/json", delivery_mode=aio_pika.DeliveryMode.PERSISTENT
+        )
+        while True:
+            exchange: AbstractExchange | None = None
+            try:
+                async with asyncio.timeout(2 * CALL_SECONDS_MAX):
+                    exchange = await self._open()
+                    await exchange.publish(outgoing, "usage.recorded", mandatory=True)
+            except _LOST:
+                self._abandon(exchange)
+                await asyncio.sleep(RETRY_SECONDS)
+            else:
+                self._ledger.confirmed(message.lines)
+                return
+
+    async def _open(self) -> AbstractExchange:
+        async with self._connecting:
+            if self._exchange is None or self._channel is None or self._channel.is_closed:
+                self._abandon(self._exchange)
+                self._connection = await aio_pika.connect(self._options.amqp_url, timeout=CALL_SECONDS_MAX)
+                self._channel = await self._connection.channel(on_return_raises=True)
+                self._exchange = await self._channel.get_exchange(self._options.exchange, ensure=False)
+            return self._exchange
+
+    def _abandon(self, exchange: AbstractExchange | None) -> None:
+        """Leave the connection of a message that was not confirmed; the others on it are sent again, too."""
+        if exchange is not self._exchange:
+            return  # another message has left it already
+        connection, self._connection, self._exchange = self._connection, None, None
+        if connection is not None:
+            leaving = asyncio.ensure_future(_close(connection))
+            self._leaving.add(leaving)
+            leaving.add_done_callback(self._leaving.discard)
+
+
+async def _close(connection: AbstractConnection) -> None:
+    with suppress(*_LOST):
+        async with asyncio.timeout(1):
+            await connection.close()
+
+
+async def _main() -> None:
+    options = Options(**json.loads(sys.argv[1]))
+    with LedgerFile(Path(options.ledger)) as ledger:
+        producer = Producer(options, ledger)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, producer.stop)
+        await producer.run()
+        await producer.close()
+
+
+if __name__ == "__main__":
+    asyncio.run(_main())

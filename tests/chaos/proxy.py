@@ -1,0 +1,204 @@
+"""A TCP proxy in a process of its own, which cuts, freezes, loses, delays, chops and corrupts what it carries.
+
+    proxy = await Proxy.start(port_of_the_server, Protocol.AMQP)
+    await proxy.tell(frozen=True)      # until told otherwise
+    await proxy.cut()                  # every connection, once
+
+Run as a program it takes lines of JSON from its standard input and answers each with a line.
+"""
+
+import asyncio
+import json
+import random
+import sys
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Self
+
+from chaos.home import TESTS
+from chaos.streams import WRONG_TYPE, Framing, Protocol
+
+LOOPBACK = "127.0.0.1"
+READ_BYTES_MAX = 65_536
+ANSWER_SECONDS_MAX = 30.0
+PIECES_BYTES = (1, 1, 1, 1, 2, 3, 7, 100, 1000)
+
+
+@dataclass(slots=True)
+class Behaviour:
+    """How bytes are carried, until told otherwise.
+
+    `refuses` new connections; `frozen` holds everything back; `loses` everything, and goes on to do so on the
+    connections that it has met, as where a router has forgotten them; `delay_ms` and as much as `jitter_ms` more for
+    each piece; `chopped` into pieces of one byte and more; `corrupts` the next message of each connection, from the
+    `client` or from the `server`.
+    """
+
+    refuses: bool = False
+    frozen: bool = False
+    loses: bool = False
+    delay_ms: float = 0.0
+    jitter_ms: float = 0.0
+    chopped: bool = False
+    corrupts: str = ""
+
+
+class Link:
+    """One connection through the proxy: both ends, and whether it is lost for ever."""
+
+    def __init__(self, carrier: "Carrier", ends: tuple[asyncio.StreamWriter, asyncio.StreamWriter]) -> None:
+        self._carrier = carrier
+        self.ends = ends
+        self.is_lost = False
+        self.is_corrupted = False
+
+    def abort(self) -> None:
+        """Both sides at once, without a goodbye."""
+        for end in self.ends:
+            end.transport.abort()
+
+    async def carry(self, side: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """What comes from the `client` or from the `server`, to its end."""
+        framing = Framing(self._carrier.protocol, from_client=side == "client")
+        carrier = self._carrier
+        with suppress(OSError):
+            while data := await reader.read(READ_BYTES_MAX):
+                await carrier.moving.wait()
+                behaviour = carrier.behaviour
+                self.is_lost = self.is_lost or behaviour.loses
+                starts = framing.starts(data)
+                if self.is_lost:
+                    continue
+                if behaviour.delay_ms or behaviour.jitter_ms:
+                    await asyncio.sleep((behaviour.delay_ms + carrier.chance.uniform(0, behaviour.jitter_ms)) / 1000)
+                if behaviour.corrupts == side and starts and not self.is_corrupted:
+                    self.is_corrupted = True
+                    carrier.corrupted += 1
+                    data = data[: starts[0]] + bytes([WRONG_TYPE]) + data[starts[0] + 1 :]
+                await self._write(writer, data)
+        if self.is_lost:
+            await asyncio.Event().wait()  # the other side never learns that this one has gone
+        writer.close()
+
+    async def _write(self, writer: asyncio.StreamWriter, data: bytes) -> None:
+        place = 0
+        while place < len(data):
+            size = self._carrier.chance.choice(PIECES_BYTES) if self._carrier.behaviour.chopped else len(data)
+            writer.write(data[place : place + size])
+            await writer.drain()
+            place += size
+
+
+class Carrier:
+    """The proxy itself."""
+
+    def __init__(self, server_port: int, protocol: Protocol, seed: int) -> None:
+        self.behaviour = Behaviour()
+        self.moving = asyncio.Event()
+        self.moving.set()
+        self.chance = random.Random(seed)
+        self.corrupted = 0
+        self.protocol = protocol
+        self._server_port = server_port
+        self._links: set[Link] = set()
+
+    async def connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Somebody has connected."""
+        if self.behaviour.refuses:
+            writer.transport.abort()
+            return
+        try:
+            server_reader, server_writer = await asyncio.open_connection(LOOPBACK, self._server_port)
+        except OSError:
+            writer.transport.abort()
+            return
+        link = Link(self, (writer, server_writer))
+        self._links.add(link)
+        try:
+            await asyncio.gather(
+                link.carry("client", reader, server_writer), link.carry("server", server_reader, writer)
+            )
+        finally:
+            self._links.discard(link)
+            link.abort()
+
+    def obey(self, order: dict[str, Any]) -> dict[str, Any]:
+        """Do as told; what there is to say about it."""
+        if order.pop("cut", False):
+            for link in list(self._links):
+                link.abort()
+        for name, value in order.items():
+            setattr(self.behaviour, name, value)
+        if "corrupts" in order:
+            self.corrupted = 0
+            for link in self._links:
+                link.is_corrupted = False
+        if "loses" in order:
+            for link in self._links:  # at once: a connection without traffic is lost, too
+                link.is_lost = link.is_lost or self.behaviour.loses
+        (self.moving.clear if self.behaviour.frozen else self.moving.set)()
+        return {"links": len(self._links), "corrupted": self.corrupted}
+
+
+class Proxy:
+    """The handle: the proxy runs in a process of its own, and ends with this one."""
+
+    def __init__(self, process: asyncio.subprocess.Process, port: int) -> None:
+        self._process = process
+        self._lock = asyncio.Lock()
+        self.port = port
+
+    @classmethod
+    async def start(cls, server_port: int, protocol: Protocol, *, seed: int = 0) -> Self:
+        """Start one in front of this port of the loopback interface."""
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "chaos.proxy", str(server_port), protocol, str(seed)),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            cwd=TESTS,
+        )
+        assert process.stdout is not None
+        return cls(process, json.loads(await process.stdout.readline())["port"])
+
+    async def tell(self, **order: Any) -> dict[str, Any]:
+        """Change its behaviour (the fields of `Behaviour`); returns how many `links` it has, and how many `corrupted`.
+
+        Raises:
+            TimeoutError: it does not answer.
+        """
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        async with self._lock, asyncio.timeout(ANSWER_SECONDS_MAX):
+            self._process.stdin.write(json.dumps(order).encode() + b"\n")
+            await self._process.stdin.drain()
+            answer: dict[str, Any] = json.loads(await self._process.stdout.readline())
+        return answer
+
+    async def cut(self) -> None:
+        """End every connection that there is."""
+        await self.tell(cut=True)
+
+    async def close(self) -> None:
+        """End it; its connections end with it."""
+        if self._process.returncode is None:
+            self._process.kill()
+        await self._process.wait()
+
+
+async def _serve(server_port: int, protocol: Protocol, seed: int) -> None:
+    carrier = Carrier(server_port, protocol, seed)
+    server = await asyncio.start_server(carrier.connect, LOOPBACK, 0)
+    sys.stdout.write(json.dumps({"port": server.sockets[0].getsockname()[1]}) + "\n")
+    sys.stdout.flush()
+    orders = asyncio.StreamReader()
+    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(orders), sys.stdin)
+    while order := await orders.readline():
+        sys.stdout.write(json.dumps(carrier.obey(json.loads(order))) + "\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    try:
+        asyncio.run(_serve(int(sys.argv[1]), Protocol(sys.argv[2]), int(sys.argv[3])))
+    except KeyboardInterrupt:
+        sys.exit(130)

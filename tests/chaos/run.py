@@ -1,0 +1,164 @@
+"""One run: load, faults at seeded instants, the seconds until events flow again, and the books."""
+
+import asyncio
+import json
+import os
+import random
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from chaos.registry import Fault
+from chaos.stage import Servers, Stage
+from worker.demo import postgres_server, rabbitmq_server
+from worker.demo.servers import own_kind, start_postgres, start_rabbitmq
+
+ROWS_BEFORE = 300  # are stored when the first fault comes
+SPREAD_SECONDS_MAX = 2.0  # of the instants at which several faults begin
+POSTGRES_SETTINGS = {"max_connections": "60"}
+DELIVERY_PATHS = ("fast", "fast", "library")
+SEED = "CHAOS_SEED"
+SEED_BITS = 32
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What a run has shown.
+
+    `recovery_seconds` is from the moment when all was mended until events flowed again; `None` where they did not in
+    time. `wrong` names some of the ids of what `counts` counts. `astray` are acknowledgements that the broker refused.
+    """
+
+    faults: list[str]
+    seed: int
+    events: int
+    confirmations: int
+    counts: dict[str, int]
+    recovery_seconds: float | None
+    astray: int
+    exits: dict[str, int]
+    reasons: dict[str, int]
+    delivery_path: str = DELIVERY_PATHS[0]
+    wrong: dict[str, list[str]] = field(default_factory=dict)
+    tracebacks: list[str] = field(default_factory=list)
+
+    @property
+    def is_right(self) -> bool:
+        """Whether every promise was kept."""
+        kept = not any(self.counts.values()) and not self.astray and not self.tracebacks
+        return kept and self.recovery_seconds is not None
+
+    def line(self) -> str:
+        """As one line of JSON."""
+        return json.dumps(asdict(self))
+
+
+@contextmanager
+def chaos_servers() -> Iterator[Servers]:
+    """Two servers of one's own, for several runs."""
+    with (
+        start_postgres(own_kind(postgres_server.IMAGE), settings=POSTGRES_SETTINGS) as postgres,
+        start_rabbitmq(own_kind(rabbitmq_server.IMAGE)) as rabbitmq,
+    ):
+        servers = Servers(postgres, rabbitmq)
+        servers.add_users()
+        yield servers
+
+
+def seed_of_run() -> int:
+    """CHAOS_SEED, to play a run again; else one that no other run has."""
+    given = os.environ.get(SEED)
+    return int(given) if given else random.SystemRandom().getrandbits(SEED_BITS)
+
+
+def mix(faults: Mapping[str, Fault], seed: int) -> list[Fault]:
+    """Two or three faults that a seed chooses, of different kinds."""
+    chance = random.Random(seed)
+    by_kind: dict[str, list[Fault]] = {}
+    for fault in faults.values():
+        if fault.mixes:
+            by_kind.setdefault(fault.kind, []).append(fault)
+    return [chance.choice(by_kind[kind]) for kind in chance.sample(sorted(by_kind), chance.choice([2, 2, 3]))]
+
+
+async def play(
+    servers: Servers,
+    faults: Sequence[Fault],
+    seed: int,
+    *,
+    module: str | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> Outcome:
+    """Play these faults at once.
+
+    Args:
+        servers: they may be broken, and are whole again at the end.
+        faults: at least one; the first one's load and number of workers are taken.
+        seed: of all that is left to chance.
+        module: is run in the command's place.
+        environment: of the workers, beside the faults'.
+
+    Raises:
+        NotHereError: a fault cannot be had here.
+    """
+    chance = random.Random(seed)
+    told = {"USAGE_DELIVERY_PATH": chance.choice(DELIVERY_PATHS)}
+    for fault in faults:
+        told |= fault.environment
+    told |= environment or {}
+    with tempfile.TemporaryDirectory(prefix="usage-chaos-") as folder:
+        async with Stage(servers, Path(folder), seed=seed, environment=told) as stage:
+            stage.fleet.use(module)
+            await stage.fleet.scale(faults[0].workers)
+            await stage.start_producers(faults[0].load)
+            await stage.until_more_are_stored(ROWS_BEFORE)
+            await _do(stage, faults, chance)
+            recovery_seconds = await _recovery(stage, sum(fault.recovery_seconds_max for fault in faults))
+            await stage.settle()
+            outcome = await _outcome(stage, faults, seed, recovery_seconds)
+            outcome.delivery_path = told["USAGE_DELIVERY_PATH"]
+            return outcome
+
+
+async def _do(stage: Stage, faults: Sequence[Fault], chance: random.Random) -> None:
+    async def begin(fault: Fault, delay_seconds: float, own_chance: random.Random) -> None:
+        await asyncio.sleep(delay_seconds)
+        await fault.act(stage, own_chance)
+
+    if len(faults) == 1:
+        await faults[0].act(stage, chance)
+        return
+    tasks = [
+        begin(fault, chance.uniform(0, SPREAD_SECONDS_MAX), random.Random(chance.getrandbits(SEED_BITS)))
+        for fault in faults
+    ]
+    for result in await asyncio.gather(*tasks, return_exceptions=True):  # all are mended before one is told
+        if isinstance(result, BaseException):
+            raise result
+
+
+async def _recovery(stage: Stage, seconds_max: float) -> float | None:
+    try:
+        return round(await stage.seconds_until_flowing(seconds_max), 1)
+    except TimeoutError:
+        return None
+
+
+async def _outcome(stage: Stage, faults: Sequence[Fault], seed: int, recovery_seconds: float | None) -> Outcome:
+    books = await stage.books()
+    may_end = any(fault.may_end_workers for fault in faults)
+    return Outcome(
+        faults=[fault.name for fault in faults],
+        seed=seed,
+        events=books.events,
+        confirmations=books.confirmations,
+        counts=books.counts,
+        recovery_seconds=recovery_seconds,
+        astray=stage.fleet.astray(),
+        exits={str(status): times for status, times in sorted(stage.fleet.exits.items())},
+        reasons=dict(books.reasons),
+        wrong=books.wrong,
+        tracebacks=[] if may_end else stage.fleet.tracebacks(),
+    )

@@ -1,0 +1,340 @@
+"""What a run is played on: two servers, a proxy before each of their users, producers, workers, and an observer.
+
+    producers ── proxy ──▶ RabbitMQ ◀── proxy ── workers ── proxy ──▶ Postgres
+
+The observer asks the servers directly.
+"""
+
+import asyncio
+import signal
+from collections.abc import Mapping
+from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from time import monotonic
+from typing import Any, Self
+from urllib.parse import urlsplit, urlunsplit
+from uuid import uuid4
+
+import aio_pika
+import aiormq
+import asyncpg
+from harness import ORGANIZATION, USER
+from harness.waiting import until
+
+from chaos.fleet import Fleet
+from chaos.home import TESTS
+from chaos.ledger import Books, Ledger, LedgerFile, balance
+from chaos.load import Load
+from chaos.producer import Options, single
+from chaos.proxy import LOOPBACK, Proxy
+from chaos.streams import Protocol
+from worker.demo.postgres_server import PostgresServer
+from worker.demo.processes import LocalProcess
+from worker.demo.rabbitmq_server import RabbitServer
+from worker.postgres.migrations import migrate
+from worker.postgres.session import connect
+from worker.rabbitmq.source import connect as connect_broker
+from worker.rabbitmq.topology import ensure_topology
+from worker.settings import Settings, load_settings
+
+PASSWORD = "chaos"
+WORKERS, PRODUCERS = "chaos-worker", "chaos-producer"  # users of the broker
+CALL_SECONDS_MAX = 10.0
+SETTLE_SECONDS_MAX = 180.0
+SETTLE_TRIES_MAX = 3
+WORKER_SETTINGS = {"USAGE_BATCH_MAX_EVENTS": "200", "USAGE_BATCH_MAX_AGE": "0.1"}
+_AWAY = (OSError, TimeoutError, RuntimeError, asyncpg.PostgresError, asyncpg.InterfaceError)
+_BROKER_AWAY = (aiormq.exceptions.AMQPError, aio_pika.exceptions.AMQPError, OSError, RuntimeError, TimeoutError)
+
+
+@dataclass(slots=True, frozen=True)
+class Servers:
+    """Two servers that may be broken; they outlive a run."""
+
+    postgres: PostgresServer
+    rabbitmq: RabbitServer
+
+    def add_users(self) -> None:
+        """Producers and workers log in as users of their own, so that an operator can tell them apart."""
+        for user in (WORKERS, PRODUCERS):
+            self.rabbitmq.manage("PUT", f"/api/users/{user}", {"password": PASSWORD, "tags": ""})
+            rights = {"configure": ".*", "write": ".*", "read": ".*"}
+            self.rabbitmq.manage("PUT", f"/api/permissions/%2F/{user}", rights)
+
+    def mend(self) -> None:
+        """Let both run again, where a fault has failed before it had mended what it broke."""
+        for server in (self.postgres, self.rabbitmq):
+            host = server._host
+            if isinstance(host, LocalProcess):
+                host.thaw()
+                if not host.is_running():
+                    server.start()
+            server.wait_until_ready()
+
+
+class Stage:
+    """One run's own database, exchange and queues; see the module's docstring.
+
+    Args:
+        servers: where they are.
+        folder: for ledgers and logs; empty.
+        seed: of everything that is left to chance.
+        environment: what the workers are told beside where the servers are.
+    """
+
+    def __init__(self, servers: Servers, folder: Path, *, seed: int, environment: Mapping[str, str]) -> None:
+        self._servers = servers
+        self.postgres = servers.postgres
+        self.rabbitmq = servers.rabbitmq
+        self.folder = folder
+        self.seed = seed
+        name = uuid4().hex[:12]
+        self.settings: Settings = load_settings(
+            amqp_url=self.rabbitmq.amqp_url, exchange=f"chaos-{name}", queue=f"chaos-{name}.events"
+        )
+        self.dsn = ""
+        self.fleet: Fleet
+        self.workers_to_rabbitmq: Proxy
+        self.workers_to_postgres: Proxy
+        self.producers_to_rabbitmq: Proxy
+        self.producers: list[asyncio.subprocess.Process] = []
+        self._database_name = f"chaos_{name}"
+        self._environment = environment
+        self._database: asyncpg.Connection | None = None
+        self._ledgers: list[Path] = []
+        self._stack = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        async with AsyncExitStack() as stack:
+            self.dsn = await asyncio.to_thread(self.postgres.create_database, self._database_name)
+            stack.push_async_callback(asyncio.to_thread, self.postgres.drop_database, self._database_name)
+            await self._prepare_database()
+            await self.declare()
+            stack.push_async_callback(self._delete_queues)
+            amqp_port, dsn_port = (urlsplit(url).port or 0 for url in (self.rabbitmq.amqp_url, self.dsn))
+            self.workers_to_rabbitmq = await Proxy.start(amqp_port, Protocol.AMQP, seed=self.seed)
+            stack.push_async_callback(self.workers_to_rabbitmq.close)
+            self.producers_to_rabbitmq = await Proxy.start(amqp_port, Protocol.AMQP, seed=self.seed)
+            stack.push_async_callback(self.producers_to_rabbitmq.close)
+            self.workers_to_postgres = await Proxy.start(dsn_port, Protocol.POSTGRES, seed=self.seed)
+            stack.push_async_callback(self.workers_to_postgres.close)
+            self.fleet = Fleet(self._worker_environment(), self.folder)
+            stack.push_async_callback(asyncio.to_thread, self._servers.mend)
+            stack.push_async_callback(self._end)
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stack.aclose()
+
+    # Producers.
+
+    async def start_producers(self, load: Load) -> None:
+        """Begin to publish; each producer has a ledger of its own."""
+        created_at = (datetime.now(UTC) - timedelta(minutes=5)).isoformat()
+        for number in range(load.producers):
+            ledger = self._new_ledger(f"producer-{number}")
+            options = Options(
+                amqp_url=_through(self.rabbitmq.amqp_url, self.producers_to_rabbitmq, PRODUCERS) + "?heartbeat=5",
+                exchange=self.settings.exchange,
+                ledger=str(ledger),
+                seed=self.seed if load.same_events else self.seed * 100 + number,
+                rate=load.rate,
+                created_at=created_at,
+                user_id=str(USER),
+                organization_id=str(ORGANIZATION),
+                sizes=load.sizes[number % len(load.sizes)],
+                bad_share=load.bad_share,
+                unreadable_share=load.unreadable_share,
+                padding_bytes=load.padding_bytes,
+            )
+            with (self.folder / f"producer-{number}.log").open("wb") as log:
+                self.producers.append(
+                    await asyncio.create_subprocess_exec(*options.command(), cwd=TESTS, stdout=log, stderr=log)
+                )
+
+    async def stop_producers(self) -> None:
+        """Publish nothing more; returns when everything that was begun is confirmed.
+
+        Raises:
+            AssertionError: one has failed.
+        """
+        for producer in self.producers:
+            if producer.returncode is None:
+                producer.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(SETTLE_SECONDS_MAX):
+            statuses = [await producer.wait() for producer in self.producers]
+        logs = "\n".join(path.read_text(errors="replace")[-3000:] for path in self.folder.glob("producer-*.log"))
+        assert not any(statuses), f"producers ended with {statuses}\n{logs}"
+
+    # What an observer sees.
+
+    async def value(self, query: str, *arguments: Any, seconds_max: float = 60.0) -> Any:
+        """One value out of the database, asked for until it answers."""
+        give_up_at = monotonic() + seconds_max
+        while True:
+            try:
+                if self._database is None:
+                    self._database = await asyncpg.connect(self.dsn, timeout=CALL_SECONDS_MAX)
+                return await self._database.fetchval(query, *arguments, timeout=CALL_SECONDS_MAX)
+            except _AWAY:
+                self._forget_database()
+                if monotonic() > give_up_at:
+                    raise
+                await asyncio.sleep(0.1)
+
+    async def stored(self) -> int:
+        """Rows in the table."""
+        return int(await self.value("SELECT count(*) FROM ai_usage_logs"))
+
+    async def until_more_are_stored(self, rows: int, seconds_max: float = 60.0) -> None:
+        """Until so many more rows are there than now."""
+        wanted = await self.stored() + rows
+
+        async def enough() -> bool:
+            return await self.stored() >= wanted
+
+        await until(enough, f"{rows} more rows are stored", seconds_max=seconds_max, details=self.details)
+
+    async def ready(self, queue: str | None = None) -> int:
+        """Messages in the queue that nobody holds."""
+        connection = await aio_pika.connect(self.rabbitmq.amqp_url, timeout=CALL_SECONDS_MAX)
+        async with connection, connection.channel() as channel:
+            answer = await channel.declare_queue(queue or self.settings.queue, passive=True)
+            return answer.declaration_result.message_count or 0
+
+    async def seconds_until_flowing(self, seconds_max: float) -> float:
+        """Publish an event of the observer's own, behind all the others; the seconds until it is stored.
+
+        Raises:
+            TimeoutError: it is not.
+        """
+        begun_at = monotonic()
+        message = single(str(USER), str(ORGANIZATION))
+        with LedgerFile(self._new_ledger(f"observer-{len(self._ledgers)}")) as ledger:
+            ledger.sent(message.lines)
+            await self._publish(message.body, seconds_max)
+            ledger.confirmed(message.lines)
+        (line,) = message.lines
+
+        async def is_stored() -> bool:
+            return bool(await self.value("SELECT EXISTS (SELECT FROM ai_usage_logs WHERE id = $1)", line.key))
+
+        await until(is_stored, "events flow again", seconds_max=seconds_max, details=self.details)
+        return monotonic() - begun_at
+
+    async def settle(self) -> None:
+        """Stop the producers, wait until the queues are empty, stop the workers; again where something came back.
+
+        Raises:
+            TimeoutError: the queues do not become empty.
+            AssertionError: something comes back each time.
+        """
+        await self.stop_producers()
+        for _ in range(SETTLE_TRIES_MAX):
+            await until(self._is_drained, "the queues are empty", seconds_max=SETTLE_SECONDS_MAX, details=self.details)
+            await self.fleet.scale(0)
+            if await self._is_drained():
+                return
+            await self.fleet.scale(2)
+        raise AssertionError("messages come back to the queue each time that the workers are stopped")
+
+    async def books(self) -> Books:
+        """The ledgers against the tables."""
+        self._forget_database()
+        database = await asyncpg.connect(self.dsn)
+        try:
+            return await balance(database, Ledger.read(self._ledgers))
+        finally:
+            await database.close()
+
+    def details(self) -> str:
+        """The end of each running worker's log."""
+        return "\n".join(worker.log_tail() for worker in self.fleet.running)
+
+    # Set-up.
+
+    async def declare(self) -> None:
+        """Declare exchange and queues as a worker would."""
+        connection = await connect_broker(self.settings, "chaos")
+        async with connection:
+            await ensure_topology(connection, self.settings)
+
+    async def _prepare_database(self) -> None:
+        connection = await connect(self.dsn, "public", name="chaos")
+        await migrate(connection, "public")
+        await connection.execute("INSERT INTO users VALUES ($1)", USER)
+        await connection.execute("INSERT INTO organizations VALUES ($1)", ORGANIZATION)
+        await connection.close()
+
+    def _worker_environment(self) -> dict[str, str]:
+        return {
+            "USAGE_POSTGRES_DSN": _through(self.dsn, self.workers_to_postgres),
+            "USAGE_AMQP_URL": _through(self.rabbitmq.amqp_url, self.workers_to_rabbitmq, WORKERS),
+            "USAGE_EXCHANGE": self.settings.exchange,
+            "USAGE_QUEUE": self.settings.queue,
+            **WORKER_SETTINGS,
+            **self._environment,
+        }
+
+    def _new_ledger(self, name: str) -> Path:
+        path = self.folder / f"{name}.ledger"
+        path.touch()
+        self._ledgers.append(path)
+        return path
+
+    def _forget_database(self) -> None:
+        database, self._database = self._database, None
+        if database is not None:
+            database.terminate()
+
+    async def _publish(self, body: bytes, seconds_max: float) -> None:
+        give_up_at = monotonic() + seconds_max
+        while True:
+            try:
+                connection = await aio_pika.connect(self.rabbitmq.amqp_url, timeout=CALL_SECONDS_MAX)
+                async with connection, connection.channel(on_return_raises=True) as channel:
+                    exchange = await channel.get_exchange(self.settings.exchange, ensure=False)
+                    await exchange.publish(
+                        aio_pika.Message(body, delivery_mode=aio_pika.DeliveryMode.PERSISTENT),
+                        "usage.recorded",
+                        mandatory=True,
+                        timeout=CALL_SECONDS_MAX,
+                    )
+            except _BROKER_AWAY:
+                if monotonic() > give_up_at:
+                    raise
+                await asyncio.sleep(0.1)
+            else:
+                return
+
+    async def _is_drained(self) -> bool:
+        try:
+            return not (await self.ready() or await self.ready(self.settings.dead_queue))
+        except _BROKER_AWAY:
+            return False
+
+    async def _end(self) -> None:
+        await self.fleet.kill_all()
+        for producer in self.producers:
+            if producer.returncode is None:
+                with suppress(ProcessLookupError):
+                    producer.kill()
+                await producer.wait()
+        self._forget_database()
+
+    async def _delete_queues(self) -> None:
+        connection = await aio_pika.connect(self.rabbitmq.amqp_url, timeout=CALL_SECONDS_MAX)
+        async with connection, connection.channel() as channel:
+            for queue in (self.settings.queue, self.settings.dead_queue):
+                await channel.queue_delete(queue)
+            for exchange in (self.settings.exchange, self.settings.dead_exchange):
+                await channel.exchange_delete(exchange)
+
+
+def _through(url: str, proxy: Proxy, user: str | None = None) -> str:
+    parts = urlsplit(url)
+    login = f"{user}:{PASSWORD}" if user else parts.netloc.rpartition("@")[0]
+    return urlunsplit(parts._replace(netloc=f"{login}@{LOOPBACK}:{proxy.port}"))

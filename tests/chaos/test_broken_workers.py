@@ -1,0 +1,89 @@
+"""The suite notices a worker that is broken by hand: what no fault can show would be shown by nothing."""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+
+import asyncpg
+import pytest
+from harness import until
+
+import chaos.faults  # noqa: F401 - fills the registry
+from chaos.broken_worker import MISTAKES
+from chaos.registry import FAULTS, Fault
+from chaos.run import Outcome, play
+from chaos.stage import Servers, Stage
+
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(900)]
+
+A_WRITER_WAITS = """
+SELECT count(*) > 0 FROM pg_stat_activity
+WHERE datname = current_database() AND application_name LIKE 'usage-worker%' AND wait_event_type = 'Lock'
+"""
+
+
+async def in_the_middle_of_a_batch(stage: Stage, act: Callable[[], Awaitable[None]]) -> None:
+    """Do something while every writer waits for a lock."""
+    blocker = await asyncpg.connect(stage.dsn)
+    try:
+        await blocker.execute("BEGIN; LOCK TABLE ai_usage_logs IN ACCESS EXCLUSIVE MODE")
+        await until(lambda: blocker.fetchval(A_WRITER_WAITS), "a writer waits", details=stage.details)
+        await act()
+    finally:
+        blocker.terminate()
+
+
+async def kill_all(stage: Stage, _: random.Random) -> None:
+    """Every worker is killed while it writes."""
+    for _turn in range(3):
+        await in_the_middle_of_a_batch(stage, stage.fleet.replace)
+        await stage.until_more_are_stored(200)
+
+
+async def cut_all(stage: Stage, _: random.Random) -> None:
+    """Every worker loses its channel while it writes, and consumes again before it has written."""
+
+    async def cut_and_wait() -> None:
+        await stage.workers_to_rabbitmq.cut()
+        await asyncio.sleep(2)  # to be connected again
+
+    for _turn in range(3):
+        await in_the_middle_of_a_batch(stage, cut_and_wait)
+        await stage.until_more_are_stored(200)
+
+
+async def play_broken(servers: Servers, fault: Fault, mistake: str) -> Outcome:
+    """A run whose workers have this mistake."""
+    assert mistake in MISTAKES
+    return await play(servers, [fault], 1, module="chaos.broken_worker", environment={"CHAOS_BROKEN": mistake})
+
+
+def fault_of(act: Callable[[Stage, random.Random], Awaitable[None]]) -> Fault:
+    """A fault of this file alone."""
+    return Fault(act.__name__, "workers", act.__doc__ or "", act)
+
+
+async def test_an_acknowledgement_before_the_commit_is_noticed(servers: Servers) -> None:
+    """What was acknowledged and not committed when its worker was killed is missing from the books."""
+    outcome = await play_broken(servers, fault_of(kill_all), "acknowledges_before_the_commit")
+    assert outcome.counts["lost"] > 0
+
+
+async def test_an_acknowledgement_on_another_channel_is_noticed(servers: Servers) -> None:
+    """The broker refuses tags that it has never given out on that channel."""
+    outcome = await play_broken(servers, fault_of(cut_all), "knows_no_generations")
+    assert outcome.astray > 0
+
+
+async def test_forgotten_ids_are_noticed(servers: Servers) -> None:
+    """What was published twice stands in the table twice."""
+    outcome = await play_broken(servers, FAULTS["published twice at once"], "knows_no_ids")
+    assert outcome.counts["doubled"] > 0
+
+
+async def test_the_same_faults_find_nothing_in_the_product(servers: Servers) -> None:
+    """It is the mistake that is noticed, and not what was done to the worker."""
+    for act in (kill_all, cut_all):
+        outcome = await play(servers, [fault_of(act)], 1)
+        print(outcome.line())  # noqa: T201 - shown where it fails
+        assert outcome.is_right

@@ -1,0 +1,360 @@
+"""The chaos suite's own parts, without servers: its streams, proxy, ledger, producers and table."""
+
+import asyncio
+import json
+import random
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import chaos.faults  # noqa: F401 - fills the registry
+import pytest
+from chaos.home import TESTS
+from chaos.ledger import ENDPOINT, Books, Kind, Ledger, LedgerFile, Line, balance, digest
+from chaos.producer import Options, messages
+from chaos.proxy import LOOPBACK, Carrier
+from chaos.registry import FAULTS
+from chaos.report import BEGIN, END, PAGE, replace_part, table
+from chaos.run import Outcome, mix
+from chaos.streams import WRONG_TYPE, Framing, Protocol
+from harness import until
+from makers import ORGANIZATION, USER
+
+from worker.demo.hosts import free_ports
+
+GREETING = b"AMQP\x00\x00\x09\x01"
+SECONDS_MAX = 30.0
+
+
+def frame(payload: bytes, kind: int = 1) -> bytes:
+    """A frame of AMQP 0-9-1."""
+    return bytes([kind, 0, 1]) + len(payload).to_bytes(4, "big") + payload + b"\xce"
+
+
+def typed(kind: bytes, payload: bytes) -> bytes:
+    """A message of Postgres's protocol."""
+    return kind + (len(payload) + 4).to_bytes(4, "big") + payload
+
+
+def untyped(payload: bytes) -> bytes:
+    """What a Postgres client says before it may do anything."""
+    return (len(payload) + 4).to_bytes(4, "big") + payload
+
+
+STARTUP = b"\0\3\0\0user\0me\0\0"
+TLS_REQUEST = untyped(b"\x04\xd2\x16\x2f")
+STREAMS = {
+    "AMQP client": (Protocol.AMQP, True, [GREETING, frame(b"start"), frame(b""), frame(bytes(300), 3)], 1),
+    "AMQP server": (Protocol.AMQP, False, [frame(b"start"), frame(bytes(300), 3)], 0),
+    "Postgres client": (Protocol.POSTGRES, True, [untyped(STARTUP), typed(b"p", b"secret"), typed(b"X", b"")], 1),
+    "Postgres client that asks for TLS": (
+        Protocol.POSTGRES,
+        True,
+        [TLS_REQUEST, untyped(STARTUP), typed(b"Q", b"SELECT 1")],
+        2,
+    ),
+    "Postgres server": (Protocol.POSTGRES, False, [typed(b"R", bytes(4)), typed(b"Z", b"I")], 0),
+    "Postgres server that refuses TLS": (Protocol.POSTGRES, False, [b"N", typed(b"R", bytes(4)), typed(b"Z", b"I")], 1),
+}
+
+
+@pytest.mark.parametrize("stream", STREAMS)
+@pytest.mark.parametrize("seed", range(20))
+def test_messages_begin_where_they_do_however_the_stream_is_cut(stream: str, seed: int) -> None:
+    """Whatever pieces a stream comes in, the types of its messages are found, and nothing else."""
+    protocol, from_client, parts, untyped_parts = STREAMS[stream]
+    expected, place = set(), 0
+    for number, part in enumerate(parts):
+        if number >= untyped_parts:
+            expected.add(place)
+        place += len(part)
+    data = b"".join(parts)
+    chance = random.Random(seed)
+    framing = Framing(protocol, from_client=from_client)
+    found, place = set(), 0
+    while place < len(data):
+        piece = data[place : place + (1 if seed == 0 else chance.randint(1, 40))]
+        found |= {place + start for start in framing.starts(piece)}
+        place += len(piece)
+    assert found == expected
+
+
+class Wire:
+    """Two ends of a connection through a proxy whose behaviour a test may change."""
+
+    def __init__(self, carrier: Carrier, client: Any, server: Any) -> None:
+        self.carrier = carrier
+        self.client_reader, self.client_writer = client
+        self.server_reader, self.server_writer = server
+
+    async def pass_on(self, data: bytes) -> bytes:
+        """Sent by the client: what the server has of it."""
+        self.client_writer.write(data)
+        received: bytes = await self.server_reader.readexactly(len(data))
+        return received
+
+
+@asynccontextmanager
+async def wire(protocol: Protocol = Protocol.AMQP) -> AsyncIterator[Wire]:
+    """A server, a proxy in this process and a client of it."""
+    (port,) = free_ports(1)
+    carrier = Carrier(port, protocol, seed=1)
+    accepted: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+    def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        accepted.set_result((reader, writer))
+
+    async with asyncio.timeout(SECONDS_MAX):
+        server = await asyncio.start_server(accept, LOOPBACK, port)
+        proxy = await asyncio.start_server(carrier.connect, LOOPBACK, 0)
+        client = await asyncio.open_connection(LOOPBACK, proxy.sockets[0].getsockname()[1])
+        made = Wire(carrier, client, await accepted)
+        await until(lambda: carrier.obey({})["links"] == 1, "the proxy knows the connection")
+        try:
+            yield made
+        finally:
+            carrier.obey({"cut": True, "frozen": False, "loses": False})
+            made.client_writer.close()
+            made.server_writer.close()
+            proxy.close()
+            server.close()
+            await proxy.wait_closed()
+
+
+async def test_a_proxy_carries_what_it_is_given_in_pieces_and_late() -> None:
+    """Chopped and delayed, the bytes are the same and in their order."""
+    data = random.Random(2).randbytes(5000)
+    async with wire() as through:
+        assert await through.pass_on(data) == data
+        through.carrier.obey({"chopped": True, "delay_ms": 1, "jitter_ms": 1})
+        assert await through.pass_on(data) == data
+
+
+async def test_a_frozen_proxy_holds_everything_back() -> None:
+    """Nothing passes and nobody is told; then all of it does."""
+    async with wire() as through:
+        through.carrier.obey({"frozen": True})
+        passing = asyncio.ensure_future(through.pass_on(b"held"))
+        await asyncio.wait({passing}, timeout=0.2)
+        assert not passing.done()
+        through.carrier.obey({"frozen": False})
+        assert await passing == b"held"
+
+
+async def test_a_connection_that_was_lost_stays_lost() -> None:
+    """What was sent meanwhile never comes, nor does what is sent after, nor the news that the other side has gone."""
+    async with wire() as through:
+        through.carrier.obey({"loses": True})
+        through.carrier.obey({"loses": False})
+        through.client_writer.write(b"lost")
+        through.client_writer.close()
+        waiting = asyncio.ensure_future(through.server_reader.read(1))
+        await asyncio.wait({waiting}, timeout=0.2)
+        assert not waiting.done()
+        through.carrier.obey({"cut": True})
+        assert await waiting == b""
+
+
+async def test_a_cut_ends_both_sides() -> None:
+    """Both see the end, and a proxy that refuses lets nobody in."""
+    async with wire() as through:
+        through.carrier.obey({"cut": True})
+        assert await through.server_reader.read() == b""
+        assert await through.client_reader.read() == b""
+
+
+async def test_corruption_is_of_one_messages_type() -> None:
+    """The next message of each connection has a type that nobody knows; its body and the messages behind are whole."""
+    async with wire() as through:
+        assert await through.pass_on(GREETING) == GREETING
+        through.carrier.obey({"corrupts": "client"})
+        sent = frame(b"payload") + frame(b"next")
+        assert await through.pass_on(sent) == bytes([WRONG_TYPE]) + sent[1:]
+        assert through.carrier.obey({})["corrupted"] == 1
+
+
+# The ledger.
+
+
+class Tables:
+    """A database that holds these rows and letters."""
+
+    def __init__(self, rows: list[dict[str, Any]], letters: list[dict[str, Any]]) -> None:
+        self._answers = iter([rows, letters])
+
+    async def fetch(self, _: str) -> list[dict[str, Any]]:
+        """The rows, then the letters."""
+        return next(self._answers)
+
+
+def row(key: str, tokens: int = 10, *, id_: str | None = None) -> dict[str, Any]:
+    """An event in the table."""
+    return {"id": id_ or key, "endpoint": f"{ENDPOINT}{key}", "tokens_used": tokens}
+
+
+def letter(key: str | None = None, body: bytes = b"") -> dict[str, Any]:
+    """A dead letter of an event or of a whole message."""
+    return {"event_id": key, "reason": "invalid" if key else "delivery_limit", "body": body}
+
+
+def ledger_of(folder: Path, *lines: Line, confirmed: bool = True) -> Ledger:
+    """What a producer has sent, as it is read from its file."""
+    path = folder / "ledger"
+    with LedgerFile(path) as file:
+        file.sent(lines)
+        if confirmed:
+            file.confirmed(lines)
+    return Ledger.read([path])
+
+
+async def books_of(ledger: Ledger, rows: list[dict[str, Any]], letters: list[dict[str, Any]]) -> Books:
+    """The books of these."""
+    return await balance(Tables(rows, letters), ledger)  # type: ignore[arg-type] # asks for rows and letters alone
+
+
+GOOD, BAD = (Line(str(uuid4()), kind, 10) for kind in (Kind.GOOD, Kind.BAD))
+UNREADABLE = Line(digest(b"{"), Kind.UNREADABLE, 0)
+RIGHT: tuple[list[dict[str, Any]], list[dict[str, Any]]] = (
+    [row(GOOD.key)],
+    [letter(BAD.key), letter(body=b"{")],
+)
+
+
+async def test_books_that_are_right(tmp_path: Path) -> None:
+    """A good event is a row, a bad one and an unreadable one are letters: nothing is wrong."""
+    books = await books_of(ledger_of(tmp_path, GOOD, BAD, UNREADABLE), *RIGHT)
+    assert (books.events, books.wrong) == (3, {})
+
+
+WHOLE = letter(body=json.dumps({"id": GOOD.key}).encode())
+MISTAKES: dict[str, tuple[str, list[dict[str, Any]], list[dict[str, Any]]]] = {
+    "a good event is nowhere": ("lost", [], RIGHT[1]),
+    "a bad event is nowhere": ("lost", RIGHT[0], RIGHT[1][1:]),
+    "an unreadable body is nowhere": ("lost", RIGHT[0], RIGHT[1][:1]),
+    "a good event has a letter": ("wrongly_dead", [], [*RIGHT[1], letter(GOOD.key)]),
+    "a good event has a letter beside its row": ("wrongly_dead", RIGHT[0], [*RIGHT[1], letter(GOOD.key)]),
+    "a good event is in a letter of a whole message": ("wrongly_dead", [], [*RIGHT[1], WHOLE]),
+    "other tokens": ("misread", [row(GOOD.key, 11)], RIGHT[1]),
+    "a bad event is stored": ("misread", [*RIGHT[0], row(BAD.key)], RIGHT[1]),
+    "an event of nobody": ("made_up", [*RIGHT[0], row(str(uuid4()))], RIGHT[1]),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+async def test_books_that_are_wrong(tmp_path: Path, mistake: str) -> None:
+    """Each mistake is counted under its own name, and under no other."""
+    kind, rows, letters = MISTAKES[mistake]
+    books = await books_of(ledger_of(tmp_path, GOOD, BAD, UNREADABLE), rows, letters)
+    assert {name: count for name, count in books.counts.items() if count} == {kind: 1}
+
+
+async def test_an_event_under_another_id_is_doubled_and_made_up(tmp_path: Path) -> None:
+    """What was stored again under an id that nobody has sent is known by its endpoint."""
+    rows = [*RIGHT[0], row(GOOD.key, id_=str(uuid4()))]
+    books = await books_of(ledger_of(tmp_path, GOOD, BAD, UNREADABLE), rows, RIGHT[1])
+    assert (books.counts["doubled"], books.counts["made_up"]) == (1, 1)
+
+
+async def test_what_was_not_confirmed_may_be_missing(tmp_path: Path) -> None:
+    """The promise begins with the confirmation."""
+    books = await books_of(ledger_of(tmp_path, GOOD, BAD, UNREADABLE, confirmed=False), [], [])
+    assert (books.events, books.wrong) == (0, {})
+
+
+# Producers.
+
+
+def options(ledger: str, *sizes: int) -> Options:
+    """A producer's."""
+    return Options("", "", ledger, 7, 100, "2026-01-01T00:00:00+00:00", str(USER), str(ORGANIZATION), sizes=sizes)
+
+
+def test_two_producers_of_one_seed_publish_the_same_events_in_other_messages() -> None:
+    """What one sends alone the other sends in arrays, equal to the last character."""
+    alone = [json.loads(message.body) for message in islice(messages(options("a", 1)), 200)]
+    arrays = [event for message in islice(messages(options("b", 50)), 4) for event in json.loads(message.body)]
+    assert alone == arrays
+
+
+def test_a_producer_sends_bad_events_and_says_so() -> None:
+    """About one in fifty, and the ledger's line says which."""
+    lines = [line for message in islice(messages(options("a", 50)), 100) for line in message.lines]
+    assert 50 < sum(line.kind is Kind.BAD for line in lines) < 200
+    assert len({line.key for line in lines}) == 5000
+
+
+# Workers that are not the product's.
+
+_APPLY = """
+from chaos import broken_worker, dying_worker
+for broken in broken_worker.MISTAKES.values():
+    broken()
+for deadly in dying_worker.POINTS.values():
+    deadly(dying_worker.Point(1))
+"""
+
+
+def test_what_the_suites_own_workers_replace_is_there() -> None:
+    """Every point and every mistake finds in the product what it takes the place of."""
+    subprocess.run([sys.executable, "-c", _APPLY], cwd=TESTS, check=True, timeout=SECONDS_MAX)
+
+
+# Runs and their table.
+
+
+def outcome(*faults: str, lost: int = 0, seconds: float | None = 1.0) -> Outcome:
+    """A run."""
+    counts = {"lost": lost, "doubled": 0, "wrongly_dead": 0, "misread": 0, "made_up": 0}
+    return Outcome(list(faults), 1, 1000, 1000, counts, seconds, 0, {}, {})
+
+
+@pytest.mark.parametrize("seed", range(50))
+def test_a_mix_is_of_different_kinds_and_the_seeds_own(seed: int) -> None:
+    """Two faults that would stand in each other's way are not drawn, and a seed draws the same again."""
+    drawn = mix(FAULTS, seed)
+    assert len({fault.kind for fault in drawn}) == len(drawn) in {2, 3}
+    assert all(fault.mixes for fault in drawn)
+    assert drawn == mix(FAULTS, seed)
+
+
+def test_a_run_is_right_only_where_all_is() -> None:
+    """One lost event, or a recovery that has not come, and it is wrong."""
+    assert outcome("RabbitMQ killed").is_right
+    assert not outcome("RabbitMQ killed", lost=1).is_right
+    assert not outcome("RabbitMQ killed", seconds=None).is_right
+
+
+def test_the_table_adds_up_runs_by_fault() -> None:
+    """A row a fault, one for several at once, one for all."""
+    made = table(
+        [outcome("RabbitMQ killed"), outcome("RabbitMQ killed", seconds=None), outcome("a", "b", lost=2)], FAULTS
+    )
+    rows = {cells[1].strip(): [cell.strip() for cell in cells[3:-1]] for cells in map(_cells, made.splitlines()[2:])}
+    assert rows == {
+        "RabbitMQ killed": ["2", "2,000", "0", "0", "0", "1.0, at most 1.0; 1 too late"],
+        "several at once": ["1", "1,000", "2", "0", "0", "1.0, at most 1.0"],
+        "**all**": ["3", "3,000", "2", "0", "0", "1.0, at most 1.0; 1 too late"],
+    }
+
+
+def _cells(row_text: str) -> list[str]:
+    return row_text.split("|")
+
+
+def test_the_page_has_room_for_the_table_and_knows_only_faults_that_exist() -> None:
+    """docs/chaos.md keeps its marks, and no row of it is of a fault that was renamed since."""
+    text = PAGE.read_text(encoding="utf-8")
+    assert replace_part(text, "new\n").count("new\n") == 1
+    part = text[text.index(BEGIN) : text.index(END)]
+    named = {_cells(line)[1].strip() for line in part.splitlines()[3:]}
+    assert named <= {*FAULTS, "several at once", "**all**"}
+
+
+def test_each_fault_says_what_happens() -> None:
+    """The table shows it."""
+    assert all(fault.what.endswith(".") and len(fault.what) > 20 for fault in FAULTS.values())
