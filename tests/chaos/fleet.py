@@ -70,7 +70,7 @@ class Fleet:
         await asyncio.gather(*(worker.kill() for worker in self.running))
 
     async def until_up(self, seconds_max: float = 60.0) -> None:
-        """Until each place has a worker that has said where it listens."""
+        """Until each place has a worker that has begun to consume."""
         await until(lambda: all(slot.is_up for slot in self._slots), "the workers are up", seconds_max=seconds_max)
 
     def astray(self) -> int:
@@ -105,8 +105,12 @@ class _Slot:
 
     @property
     def is_up(self) -> bool:
-        """Whether its worker has begun."""
-        return self.worker is not None and self.worker.status is None and self.worker.has_logged("listening")
+        """Whether its worker consumes, or has."""
+        worker = self.worker
+        if worker is None or worker.status is not None:
+            return False
+        lines = worker.log_lines()
+        return any(line["event"] == "consuming" and not line["queue"].endswith(".dead") for line in lines)
 
     async def stop(self) -> None:
         """SIGTERM, and no other after it."""

@@ -53,7 +53,9 @@ def _row(name: str, what: str, outcomes: list[Outcome]) -> str:
     wrong = [sum(outcome.counts[kind] for outcome in outcomes) for kind in ("lost", "doubled", "wrongly_dead")]
     seconds = [outcome.recovery_seconds for outcome in outcomes if outcome.recovery_seconds is not None]
     late = len(outcomes) - len(seconds)
-    shown = f"{median(seconds):.1f}, at most {max(seconds):.1f}" if seconds else ""
+    shown = f"{median(seconds):.1f}" if seconds else ""
+    if len(seconds) > 1:
+        shown += f", at most {max(seconds):.1f}"
     cells = [
         name,
         what.rstrip("."),

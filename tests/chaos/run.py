@@ -113,6 +113,7 @@ async def play(
             stage.fleet.use(module)
             await stage.fleet.scale(faults[0].workers)
             await stage.start_producers(faults[0].load)
+            await stage.fleet.until_up()  # or a fault would find only some of them
             await stage.until_more_are_stored(ROWS_BEFORE)
             await _do(stage, faults, chance)
             recovery_seconds = await _recovery(stage, sum(fault.recovery_seconds_max for fault in faults))

@@ -128,7 +128,6 @@ async def _close(stage: Stage, user: str) -> None:
 
 async def _until_nothing_is_held(stage: Stage) -> None:
     """Until every message has been acknowledged."""
-
     seen: list[float] = []
 
     async def nothing() -> bool:

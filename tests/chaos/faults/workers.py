@@ -6,6 +6,7 @@ import signal
 from typing import Any
 
 from chaos import dying_worker
+from chaos.fleet import RESTART_SECONDS
 from chaos.registry import fault
 from chaos.stage import Stage
 
@@ -85,7 +86,7 @@ async def _die_at(stage: Stage, point: str, passes_max: int) -> None:
     """For some seconds every worker kills itself at this point, each after another number of passes."""
     stage.fleet.use("chaos.dying_worker", CHAOS_POINT=point, CHAOS_PASSES=str(passes_max))
     await stage.fleet.replace()
-    await stage.fleet.until_up()
+    await asyncio.sleep(RESTART_SECONDS / 2)  # these deaths are noted now, and nobody has been started again
     before = stage.fleet.exits[-signal.SIGKILL]
     await asyncio.sleep(POINT_SECONDS)
     deaths = stage.fleet.exits[-signal.SIGKILL] - before
