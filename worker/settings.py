@@ -146,7 +146,7 @@ class Settings(BaseSettings):
     traces: bool = Field(
         default=False,
         description="a span for each batch, with links to its producers', sent by OTLP as `OTEL_EXPORTER_OTLP_…` say;"
-        " needs `usage-worker[otel]`",
+        " needs the extra `otel`",
     )
     redact: bool = Field(default=False, description="hide `request_metadata` where `dead-letters` shows events")
 
