@@ -40,7 +40,10 @@ def test_nothing_reaches_two_queues_and_nothing_unpartitioned_reaches_one() -> N
 
 @pytest.mark.parametrize("number", [1, 2])
 def test_the_manifests_of_a_part_name_its_queue(number: int) -> None:
-    """What a part changes exists in the manifests that it stands on, and names its own queue and namespace."""
+    """What a part changes exists in the manifests that it stands on, and names its own queue and namespace.
+
+    A variable that is there already is not added once more: kubectl loses one of two with one name, or refuses them.
+    """
     folder = ROOT / "deploy" / "split" / "kubernetes" / f"usage-{number}"
     (kustomization,) = read(folder / "kustomization.yaml")
     assert kustomization["namespace"] == f"usage-{number}"
@@ -55,11 +58,11 @@ def test_the_manifests_of_a_part_name_its_queue(number: int) -> None:
                 place = place[int(key)] if isinstance(place, list) else place[key]
             assert last == "-" or last in place, f"{operation['path']} is not in {patch['target']}"
             added = operation["value"] if last == "-" else {"name": last, "value": operation["value"]}
+            assert last != "-" or added["name"] not in {present["name"] for present in place}
             values[added["name"]] = added["value"]
     assert values.pop("query").count(f'namespace="usage-{number}"') == 3
     assert values == {
         "name": f"usage-{number}",
         "USAGE_QUEUE": f"usage.events.{number}",
-        "USAGE_TOPOLOGY": "passive",
         "queueName": f"usage.events.{number}",
     }
