@@ -131,6 +131,7 @@ def test_what_somebody_has_taken_away() -> None:
 
     [(_, text)] = without("ai_usage_logs_2027_01")
     assert text.startswith(f"no partition holds the ids from {FIRST.plus(1).first_id} to {FIRST.plus(2).first_id}")
+    assert "refuses them, and their events become dead letters" in text
     assert without(DEFAULT)[0][1].startswith("there is no default partition")
     assert without(FUTURE)[0][1] == f"{FUTURE} is missing: no further month can be made"
     [(verdict, text)] = judged(whole, excluded=None)

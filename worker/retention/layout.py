@@ -155,7 +155,10 @@ class Layout:
         ranges = self._ranges()
         for before, after in pairwise(ranges):
             if before.high != after.low:
-                yield f"no partition holds the ids from {before.high} to {after.low}: they go to the default one"
+                yield (
+                    f"no partition holds the ids from {before.high} to {after.low}: the default one's CHECK refuses"
+                    f" them, and their events become dead letters: attach a partition for them to {TABLE}, then replay"
+                )
         whole = self.whole
         if whole is not None and excluded != whole:
             yield (
