@@ -9,6 +9,8 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from worker.errors import ConfigurationError
 
+LEAVE_SECONDS_MAX = 0.2  # for answers that are under way, waited for twice: a client that does not read is left
+
 
 @asynccontextmanager
 async def serve(
@@ -38,7 +40,8 @@ async def serve(
 
     app = web.Application()
     app.add_routes([web.get("/livez", live), web.get("/readyz", ready), web.get("/metrics", metrics)])
-    runner = web.AppRunner(app, access_log=None)
+    # No lingering: a client that announces a body and sends none held up the worker's end for ten seconds.
+    runner = web.AppRunner(app, access_log=None, lingering_time=0, shutdown_timeout=LEAVE_SECONDS_MAX)
     await runner.setup()
     try:
         try:

@@ -1,7 +1,9 @@
 """HTTP for those who watch: alive, ready or why not, metrics; and a port that is taken."""
 
+import asyncio
 import socket
 from collections.abc import AsyncIterator
+from contextlib import ExitStack
 
 import aiohttp
 import pytest
@@ -84,6 +86,28 @@ async def test_metrics(client: aiohttp.ClientSession) -> None:
         sample.labels["outcome"] for sample in families["usage_worker_events"].samples if "outcome" in sample.labels
     }
     assert outcomes == {"stored", "duplicate", "dead"}
+
+
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        b"GET /livez HTTP/1.1\r\nHost: worker\r\nContent-Length: 9\r\n\r\n",
+        b"POST /metrics HTTP/1.1\r\nHost: worker\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"GET /livez HTTP/1.1\r\nHost",
+    ],
+)
+async def test_a_client_that_does_not_end(request_bytes: bytes) -> None:
+    """A client that announces more than it sends does not hold up the worker's end, as it did for ten seconds."""
+    with ExitStack() as stack:
+        async with (
+            asyncio.timeout(8),
+            serve("127.0.0.1", 0, registry=Metrics().registry, why_not_ready=Readiness()) as port,
+        ):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(request_bytes)
+            stack.callback(writer.close)
+            if request_bytes.endswith(b"\r\n"):
+                assert (await reader.readline()).startswith(b"HTTP/1.1 ")
 
 
 async def test_a_taken_port_is_named(client: aiohttp.ClientSession) -> None:
