@@ -12,7 +12,7 @@ from desk import Desk
 from dividing import NEXT, WIDE, divide, id_of, owner_session
 from harness import System, event, message
 from harness.worker import COMMAND
-from hosted import let_log_in, make_host
+from hosted import execute, let_log_in, make_host
 
 from worker.demo.postgres_server import PostgresServer
 
@@ -168,6 +168,27 @@ async def test_wrong_usage(desk: Desk, arguments: tuple[str, ...], said: str) ->
     done = partitions(desk, *arguments)
     assert (done.returncode, done.stdout) == (2, "")
     assert said in done.stderr
+
+
+async def test_what_is_somebody_elses(postgres_server: PostgresServer) -> None:
+    """Views and publications that the owner may not change are named before anything is; a superuser may."""
+    hosted = make_host(postgres_server)
+    assert hosted.run(None, "migrate", "--roles").returncode == 0
+    let_log_in(hosted)
+    execute(
+        hosted.admin,
+        "GRANT SELECT ON ai_usage_logs TO shop; SET ROLE shop; CREATE VIEW models AS SELECT model FROM ai_usage_logs;"
+        " RESET ROLE; CREATE PUBLICATION feed FOR TABLE ai_usage_logs WITH (publish_via_partition_root = true)",
+    )
+    for arguments in (("--dry-run",), ()):
+        done = hosted.run("usage_owner", "partitions", "enable", *arguments)
+        assert done.returncode == 1
+        assert "ai_usage_logs cannot be divided, and nothing was changed: " in done.stderr
+        assert "the view models belongs to shop, and usage_owner may not change it: run this as a super" in done.stderr
+        assert "publication feed belongs to " in done.stderr
+    done = hosted.run(None, "partitions", "enable")
+    assert done.returncode == 0, done.stderr
+    assert "without a gap" in hosted.run("usage_worker", "check").stdout
 
 
 async def test_roles(postgres_server: PostgresServer) -> None:

@@ -29,6 +29,15 @@ _LOOKS = (
     """SELECT format('the materialized view %s reads it: drop it, and make it again afterwards', v.oid::regclass)
     FROM pg_depend d JOIN pg_rewrite r ON r.oid = d.objid JOIN pg_class v ON v.oid = r.ev_class
     WHERE d.classid = 'pg_rewrite'::regclass AND d.refobjid = to_regclass($1) AND v.relkind = 'm' GROUP BY v.oid""",
+    """SELECT format('the view %s belongs to %s, and %s may not change it: run this as a superuser',
+                  v.oid::regclass, pg_get_userbyid(v.relowner), current_user)
+    FROM pg_depend d JOIN pg_rewrite r ON r.oid = d.objid JOIN pg_class v ON v.oid = r.ev_class
+    WHERE d.classid = 'pg_rewrite'::regclass AND d.refobjid = to_regclass($1) AND v.relkind = 'v'
+      AND NOT pg_has_role(v.relowner, 'USAGE') GROUP BY v.oid, v.relowner""",
+    """SELECT format('publication %s belongs to %s, and %s may not change it: run this as a superuser',
+                  quote_ident(pubname), pg_get_userbyid(pubowner), current_user)
+    FROM pg_publication p JOIN pg_publication_rel ON prpubid = p.oid
+    WHERE prrelid = to_regclass($1) AND NOT pg_has_role(pubowner, 'USAGE')""",
     """SELECT format('the rule %s is on it', rulename) FROM pg_rewrite WHERE ev_class = to_regclass($1)""",
     """SELECT format('%s depends on it', pg_describe_object(classid, objid, objsubid)) FROM pg_depend
     WHERE classid IN ('pg_proc'::regclass, 'pg_policy'::regclass) AND refclassid = 'pg_class'::regclass
