@@ -255,6 +255,17 @@ async def test_months_ahead_are_a_metric(migrated_dsn: str, owner: asyncpg.Conne
         census.abandon()
 
 
+async def test_a_hosts_own_partition_of_that_name(migrated_dsn: str, database: asyncpg.Connection) -> None:
+    """A partition of something else that is called as ours are is no number of months, and ends no worker."""
+    await database.execute(
+        "CREATE TABLE calls (at DATE) PARTITION BY RANGE (at);"
+        f"CREATE TABLE {FUTURE} PARTITION OF calls FOR VALUES FROM ('2030-01-01') TO (MAXVALUE)"
+    )
+    census = PostgresCensus(migrated_dsn, "public", name="t")
+    assert isnan((await census.count()).partition_months_ahead)
+    census.abandon()
+
+
 async def test_rows_go_to_their_month(
     migrated_dsn: str, database: asyncpg.Connection, owner: asyncpg.Connection
 ) -> None:
