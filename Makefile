@@ -16,7 +16,7 @@ help: ## Show this
 demo: servers ## See it all work: two workers, traffic with errors, one worker killed, the books balanced
 	@.venv/bin/usage-worker demo
 
-test: servers ## Run the tests, except those that take long (about five minutes)
+test: servers ## Run the tests, except those that take long (about seven minutes)
 	@$(PYTEST) -m "not slow and not chaos"
 
 test-all: bench-environment ## Run all tests but the chaos suite, the benchmarks' own among them
