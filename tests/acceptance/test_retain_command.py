@@ -95,6 +95,18 @@ async def test_rows_in_other_hands(desk: Desk) -> None:
     assert await rows(desk) == (0, 3)
 
 
+async def test_letters_in_other_hands(desk: Desk) -> None:
+    """A letter that somebody works on stays open, and the command says so; the next run discards it."""
+    await desk.refuse(b"old")
+    await desk.database.execute(OLD)
+    async with desk.other() as other, other.transaction():
+        await other.fetch("SELECT FROM ai_usage_dead_letters FOR UPDATE")
+        done = retain(desk, "--older-than", "3", "--yes")
+    assert (done.returncode, done.stdout[-22:]) == (3, "; discarded 0 letters\n"), done.stderr
+    assert done.stderr == "1 letters were in other hands and are open: run this again\n"
+    assert retain(desk, "--older-than", "3", "--yes").stdout.endswith("; discarded 1 letter\n")
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 async def test_ended_in_the_middle(desk: Desk, number: signal.Signals) -> None:
     """Killed, or asked to end, nothing is half done: whole lots are gone, and the next run goes on."""

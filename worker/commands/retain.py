@@ -47,7 +47,7 @@ def command(*, months: int, dry_run: bool, who: str, yes: bool, as_json: bool) -
 
     Run it as the tables' owner: the worker's role has no right to delete. It deletes 2,000 rows in a transaction, and
     pauses as long as each took; workers go on beside it. Ctrl-C, or the death of this command, leaves nothing half
-    done: run it again to go on. Rows that somebody has locked stay: exit 3.
+    done: run it again to go on. What somebody has locked stays: exit 3.
 
     Open letters that were first seen before the same moment are discarded first: a replay could store an event again
     whose row is gone. From then on `find` calls the ids of deleted rows missing. It refuses MONTHS so few that an event
@@ -80,11 +80,11 @@ async def _retain(months: int, *, dry_run: bool, who: str, yes: bool, as_json: b
             _report(_Did("would delete", "would discard", due, first_kept), as_json=as_json)
             return 0
         _confirm(due, first_kept, yes=yes)
-        rows = letters = 0
+        rows = letters = letters_left = 0
         begun_at = perf_counter()
         try:
             async with working("deleting", due.rows) as work:
-                letters = await discard_letters(connection, order)
+                letters, letters_left = await discard_letters(connection, order)
                 async for rows_of_lot in delete_rows(connection, before):
                     work.done = rows = rows + rows_of_lot
                     if work.is_stopped:
@@ -96,7 +96,9 @@ async def _retain(months: int, *, dry_run: bool, who: str, yes: bool, as_json: b
     if left:
         why = "stopped" if work.is_stopped else "in other hands all the time"
         click.echo(f"{left:,} rows are left ({why}): run this again to go on", err=True)
-    return EXIT_PARTLY if left else 0
+    if letters_left:
+        click.echo(f"{letters_left:,} letters were in other hands and are open: run this again", err=True)
+    return EXIT_PARTLY if left or letters_left else 0
 
 
 def _confirm(due: "Due", first_kept: "Month", *, yes: bool) -> None:

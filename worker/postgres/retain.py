@@ -50,9 +50,14 @@ async def count_due(connection: asyncpg.Connection, order: Order, before: dateti
     return Due(rows, (await pick_settling(connection, order)).letters)
 
 
-async def discard_letters(connection: asyncpg.Connection, order: Order) -> int:
-    """Discard the letters that were noted; how many. A replay would store an event whose row is gone once more."""
-    return sum([lot.done async for lot in settle(connection, order)])
+async def discard_letters(connection: asyncpg.Connection, order: Order) -> tuple[int, int]:
+    """Discard the letters that were noted: a replay would store an event whose row is gone once more.
+
+    Returns:
+        How many it discarded, and how many others worked on all the time.
+    """
+    done = [lot async for lot in settle(connection, order)]
+    return sum(lot.done for lot in done), sum(len(lot.busy) for lot in done)
 
 
 async def delete_rows(connection: asyncpg.Connection, before: datetime) -> AsyncIterator[int]:
