@@ -3,12 +3,14 @@
 import os
 import subprocess
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from spools import ALL, drain, entry, fill, numbers
 from usage_events.errors import SpoolUnwritableError
 from usage_events.spool import Spool
+from usage_events.spool.database import Database
 from usage_events.spool.room import KEPT_FREE_BYTES
 
 DISK_BYTES = 16 * 1024**2
@@ -68,6 +70,27 @@ def test_what_fills_its_disk_can_still_be_sent(path: Path) -> None:
     fill(spool, refused, 1000, size_bytes=1000)
     assert drain(spool) == list(range(refused, refused + 1000))
     spool.close()
+
+
+def test_a_log_is_emptied_after_the_checkpoint_that_runs_already(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SQLite gives up at once beside another checkpoint, and says so in its answer alone: it is asked again."""
+    answers = iter([(1, 9, 0), (1, 9, 0), (0, 0, 0)])
+    asked: list[str] = []
+
+    class Connection:
+        def execute(self, statement: str) -> "Connection":
+            asked.append(statement)
+            return self
+
+        def fetchone(self) -> tuple[int, int, int]:
+            return next(answers)
+
+    database = Database(path)
+    with closing(database._connection):
+        monkeypatch.setattr(database, "_connection", Connection())
+        database.empty_log()
+        monkeypatch.undo()
+    assert asked == ["PRAGMA wal_checkpoint(TRUNCATE)"] * 3
 
 
 def test_a_disk_that_others_fill_loses_nothing(path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -1,6 +1,7 @@
 """The operations on the spool's tables. SQLite's errors are translated by `faults.py`."""
 
 import sqlite3
+import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from usage_events.spool.frames import OVERHEAD_BYTES, has_own_length
 BUSY_TIMEOUT_SECONDS = 5.0
 # Checkpoints are made beside the callers (see `checkpoints.py`); past this a caller makes one by itself.
 WAL_PAGES_MAX = 8192
+_EMPTYING_TRIES = 50
+_EMPTYING_PAUSE_SECONDS = 0.02
 _SHRINK_PAGES = 256
 _POSITION_MAX = 2**63 - 1
 
@@ -96,8 +99,15 @@ class Database:
         return checkpoint(self._connection)
 
     def empty_log(self) -> None:
-        """Brings the log's pages into the file, and gives the log's disk back; waits for who reads."""
-        self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        """Brings the log's pages into the file, and gives the log's disk back; waits for who reads.
+
+        Also, for a second, for a checkpoint that runs already: SQLite itself gives up at once then, without an error.
+        """
+        for _ in range(_EMPTYING_TRIES):
+            (is_busy, *_) = self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            if not is_busy:
+                return
+            time.sleep(_EMPTYING_PAUSE_SECONDS)
 
     # Events.
 
