@@ -13,6 +13,7 @@ import pytest
 from batches import batch_of, events, host, ids
 from dividing import NEXT, WIDE, begin_to_divide, divide, finish_dividing, id_of, owner_session
 from harness import ORGANIZATION, USER, event
+from usage_events.ids import uuid7
 
 from worker.errors import SchemaError, SystemUnavailableError
 from worker.postgres.dead_letters.census import PostgresCensus
@@ -26,6 +27,7 @@ from worker.postgres.partitions.inspect import judge_division
 from worker.postgres.session import connect
 from worker.postgres.store import PostgresStore
 from worker.retention.layout import DEFAULT, FUTURE, PAST, TABLE
+from worker.retention.months import Month
 
 NOW = datetime.now(UTC).replace(day=15)  # at a month's end the first range begins later
 ADD = "INSERT INTO ai_usage_logs (id, user_id, organization_id, created_at) VALUES ($1, $2, $3, $4)"
@@ -280,6 +282,24 @@ async def test_rows_go_to_their_month(
     assert await ensure(owner, NOW, 7, lambda _: None) == []
     month = NEXT.plus(5)
     assert await database.fetchval(WHERE, by_chance) == f"{TABLE}_{month.year}_{month.month:02}"
+
+
+async def test_a_month_that_is_not_there_blames_no_event(
+    migrated_dsn: str, database: asyncpg.Connection, owner: asyncpg.Connection
+) -> None:
+    """A partition that somebody has detached is the system's fault: nothing is refused, and all is stored later."""
+    await divide(owner, now=NOW)
+    this_month = Month.of(datetime.now(UTC))
+    await owner.execute(f"ALTER TABLE {TABLE} DETACH PARTITION {DEFAULT}")
+    outside = f"id < '{this_month.first_id}' OR id >= '{this_month.plus(1).first_id}'"
+    await owner.execute(f"ALTER TABLE {DEFAULT} ADD CONSTRAINT nothing_of_now CHECK ({outside})")
+    await owner.execute(f"ALTER TABLE {TABLE} ATTACH PARTITION {DEFAULT} DEFAULT")
+    bodies = [event(id=str(uuid7())) for _ in range(3)]
+    with pytest.raises(SystemUnavailableError, match="Postgres refuses every row"):
+        await store(migrated_dsn, bodies)
+    assert await database.fetchval("SELECT count(*) FROM ai_usage_dead_letters") == 0
+    await owner.execute(f"ALTER TABLE {DEFAULT} DROP CONSTRAINT nothing_of_now")
+    assert (await store(migrated_dsn, bodies)).stored == len(bodies)
 
 
 async def test_attaching_reads_no_large_table(owner: asyncpg.Connection) -> None:
