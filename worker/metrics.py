@@ -152,7 +152,8 @@ class Metrics:
         times_us = [event.created_at_us for event in batch.accepted()]
         if times_us:
             self.event_age_seconds.observe(max(0.0, now - min(times_us) / 1e6))
-            self._newest_us = max(self._newest_us, *times_us)
+            newest_us = max(times_us)
+            self._newest_us = max(self._newest_us, newest_us)
             self.newest_event_timestamp_seconds.set(self._newest_us / 1e6)
 
     def _known_producer(self, name: str) -> str:

@@ -19,8 +19,11 @@ LOCK_TIMEOUT_MS = 1000  # somebody who changes the table waits for us: then he i
 PATIENCE_SECONDS = 120.0
 RIGHTS = (*(Right(privilege, "ai_usage_logs") for privilege in ("SELECT", "UPDATE", "DELETE")), *SETTLES)
 
-# A deletion that a crash of the server undoes is made again by the next run: no commit has to wait for the disk.
-_PREPARE = f"SET lock_timeout = {LOCK_TIMEOUT_MS}; SET synchronous_commit = off"
+# A deletion that a crash of the server undoes is made again by the next run: no commit has to wait for the disk. The
+# first lot of a further run reads past all that was deleted before it, which may take as long as a scan.
+_PREPARE = f"""
+SET lock_timeout = {LOCK_TIMEOUT_MS}; SET synchronous_commit = off; SET statement_timeout = '{SCAN_SECONDS_MAX}s'
+"""
 _COUNT = "SELECT count(*) FROM ai_usage_logs WHERE created_at < $1"
 # From where the last lot ended: the index still holds what has been deleted, and would be read again each time.
 _DELETE = """
@@ -44,10 +47,14 @@ class Due(NamedTuple):
 
 async def count_due(connection: asyncpg.Connection, order: Order, before: datetime) -> Due:
     """Count it; `order` discards the letters, and notes which."""
+    return Due(await count_rows(connection, before), (await pick_settling(connection, order)).letters)
+
+
+async def count_rows(connection: asyncpg.Connection, before: datetime) -> int:
+    """Rows from before the horizon. The index still holds what has been deleted: it may take as long as a scan."""
     async with connection.transaction():
         await scanning(connection)
-        rows = await connection.fetchval(_COUNT, before, timeout=SCAN_SECONDS_MAX)
-    return Due(rows, (await pick_settling(connection, order)).letters)
+        return int(await connection.fetchval(_COUNT, before, timeout=SCAN_SECONDS_MAX))
 
 
 async def discard_letters(connection: asyncpg.Connection, order: Order) -> tuple[int, int]:
@@ -73,15 +80,10 @@ async def delete_rows(connection: asyncpg.Connection, before: datetime) -> Async
     reached = _BEGINNING
     while True:
         begun_at = perf_counter()
-        row = await patiently(connection.fetchrow, _DELETE, before, reached, ROWS_AT_ONCE)
+        row = await patiently(connection.fetchrow, _DELETE, before, reached, ROWS_AT_ONCE, timeout=SCAN_SECONDS_MAX)
         assert row is not None  # noqa: S101 - an aggregate has one row
         if not row["rows"]:  # a host's trigger may keep what is chosen
             return
         reached = row["reached"]
         yield row["rows"]
         await asyncio.sleep(perf_counter() - begun_at)
-
-
-async def count_rows(connection: asyncpg.Connection, before: datetime) -> int:
-    """What is left, since others had locked it."""
-    return int(await connection.fetchval(_COUNT, before))
