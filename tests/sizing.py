@@ -4,9 +4,10 @@ from typing import NamedTuple
 
 from benchmarks.report import LATEST, ROOT
 from benchmarks.sheet import Sheet
+from marks import Marks
 
 PAGE = ROOT / "docs" / "operations.md"
-BEGIN, END = "<!-- sizing: written by `make bench-publish` -->", "<!-- sizing: end -->"
+MARKS = Marks("<!-- sizing: written by `make bench-publish` -->", "<!-- sizing: end -->", "docs/operations.md")
 
 
 class Work(NamedTuple):
@@ -52,23 +53,8 @@ def part(sheet: Sheet) -> str:
         f"connections. From publishing to commit an event took {half['p50']:.0f} ms (p99 {half['p99']:.0f} ms) at half",
         "of the highest load.",
     ]
-    return "\n".join([BEGIN, "", *rows, "", *text, "", END])
-
-
-def replaced(text: str, new: str) -> str:
-    """The page with a new part between its marks.
-
-    Raises:
-        ValueError: the marks are not there.
-    """
-    head, begin, rest = text.partition(BEGIN)
-    _, end, tail = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(
-            f"docs/operations.md must hold the lines {BEGIN!r} and {END!r}: put them where the table belongs"
-        )
-    return head + new + tail
+    return "\n".join([MARKS.begin, "", *rows, "", *text, "", MARKS.end])
 
 
 if __name__ == "__main__":
-    PAGE.write_text(replaced(PAGE.read_text(encoding="utf-8"), part(Sheet.read(LATEST))), encoding="utf-8")
+    PAGE.write_text(MARKS.put(PAGE.read_text(encoding="utf-8"), part(Sheet.read(LATEST))), encoding="utf-8")

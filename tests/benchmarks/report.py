@@ -9,13 +9,15 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from marks import Marks
+
 from benchmarks.sheet import Line, Sheet
 from benchmarks.targets import TARGETS
 
 ROOT = Path(__file__).parents[2]
 README, PAGE = ROOT / "README.md", ROOT / "docs" / "benchmarks.md"
 LATEST = ROOT / "docs" / "benchmarks" / "latest.json"
-BEGIN, END = "<!-- benchmarks: written by `make bench-publish` -->", "<!-- benchmarks: end -->"
+MARKS = Marks("<!-- benchmarks: written by `make bench-publish` -->", "<!-- benchmarks: end -->", "README.md")
 NONE = "-"
 
 
@@ -121,14 +123,14 @@ def readme_part(sheet: Sheet) -> str:
     shown = [picture(question, "docs/pictures") for question in README_PICTURES if any(sheet.of(question))]
     return "\n".join(
         [
-            BEGIN,
+            MARKS.begin,
             "",
             table("headline", sheet.of("headline")),
             ratios(sheet),
             *shown,
             machine(sheet),
             "Everything that was measured: [docs/benchmarks.md](docs/benchmarks.md).\n",
-            END,
+            MARKS.end,
         ]
     )
 
@@ -147,19 +149,6 @@ def picture(question: str, folder: str) -> str:
         return ""
     file, shows = PICTURES[question]
     return f"![{shows}]({folder}/{file})\n"
-
-
-def replace_part(text: str, part: str) -> str:
-    """The README with a new part between its marks.
-
-    Raises:
-        ValueError: the marks are not there.
-    """
-    head, begin, rest = text.partition(BEGIN)
-    _, end, tail = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"README.md must hold the lines {BEGIN!r} and {END!r}: put them where the tables belong")
-    return head + part + tail
 
 
 def _headings(columns: Sequence[Column]) -> list[str]:
@@ -192,7 +181,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not options.write:
         sys.stdout.write(markdown(sheet))
         return
-    README.write_text(replace_part(README.read_text(encoding="utf-8"), readme_part(sheet)), encoding="utf-8")
+    README.write_text(MARKS.put(README.read_text(encoding="utf-8"), readme_part(sheet)), encoding="utf-8")
     PAGE.parent.mkdir(exist_ok=True)
     PAGE.write_text(page(sheet), encoding="utf-8")
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from azure_trace import TRACE, call_seconds
+from marks import Marks
 
 from benchmarks.report import LATEST, ROOT
 from benchmarks.scaling import STEP_SECONDS, Fleet, Moment, Run, simulate
@@ -19,7 +20,7 @@ from benchmarks.sheet import Line, Sheet
 PAGE = ROOT / "docs" / "kubernetes.md"
 FIGURES = ROOT / "docs" / "benchmarks" / "scaling.json"
 PICTURE = ROOT / "docs" / "pictures" / "scaling.svg"
-BEGIN, END = "<!-- scaling: written by `make bench-scaling` -->", "<!-- scaling: end -->"
+MARKS = Marks("<!-- scaling: written by `make bench-scaling` -->", "<!-- scaling: end -->", "docs/kubernetes.md")
 LATE_SECONDS = 10.0
 QUESTION = "scaling, "
 DRAWN = (fixed(2), TWENTY, CHOSEN)
@@ -80,22 +81,7 @@ def part(sheet: Sheet) -> str:
         f"{sheet.about['database']:,.0f}: what is [measured](benchmarks.md) with one event a message, "
         "and with COPY by two connections.\n"
     )
-    return "\n".join([BEGIN, "", rates, tables(sheet), END])
-
-
-def replace_part(text: str, new: str) -> str:
-    """The page with a new part between its marks.
-
-    Raises:
-        ValueError: the marks are not there.
-    """
-    head, begin, rest = text.partition(BEGIN)
-    _, end, tail = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(
-            f"docs/kubernetes.md must hold the lines {BEGIN!r} and {END!r}: put them where the tables belong"
-        )
-    return head + new + tail
+    return "\n".join([MARKS.begin, "", rates, tables(sheet), MARKS.end])
 
 
 def draw(case: Case, fleet: Fleet, path: Path) -> None:
@@ -167,7 +153,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.stdout.write(tables(sheet))
         return
     sheet.write(FIGURES)
-    PAGE.write_text(replace_part(PAGE.read_text(encoding="utf-8"), part(sheet)), encoding="utf-8")
+    PAGE.write_text(MARKS.put(PAGE.read_text(encoding="utf-8"), part(sheet)), encoding="utf-8")
     draw(found[1], fleet, PICTURE)
 
 

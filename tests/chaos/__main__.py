@@ -11,7 +11,7 @@ from pathlib import Path
 
 import chaos.faults  # noqa: F401 - fills the registry
 from chaos.registry import FAULTS, Fault, NotHereError
-from chaos.report import PAGE, read, replace_part, table
+from chaos.report import MARKS, PAGE, marked, read, table
 from chaos.run import chaos_servers, mix, play, seed_of_run
 from chaos.stage import Servers
 
@@ -70,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     made = table(read(options.json), FAULTS)
     sys.stdout.write(made)
     if options.write:
-        PAGE.write_text(replace_part(PAGE.read_text(encoding="utf-8"), made), encoding="utf-8")
+        PAGE.write_text(MARKS.put(PAGE.read_text(encoding="utf-8"), marked(made)), encoding="utf-8")
     return 0 if kept else 1
 
 

@@ -6,11 +6,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from statistics import median
 
+from marks import Marks
+
 from chaos.registry import Fault
 from chaos.run import Outcome
 
 PAGE = Path(__file__).parents[2] / "docs" / "chaos.md"
-BEGIN, END = "<!-- chaos: written by `make chaos` -->", "<!-- chaos: end -->"
+MARKS = Marks("<!-- chaos: written by `make chaos` -->", "<!-- chaos: end -->", "docs/chaos.md")
 SEVERAL = "several at once"
 HEAD = (
     "| fault | what happens | runs | events | lost | doubled | wrongly dead-lettered | seconds to recover |",
@@ -36,17 +38,9 @@ def table(outcomes: Iterable[Outcome], faults: Mapping[str, Fault]) -> str:
     return "\n".join([*HEAD, *rows]) + "\n"
 
 
-def replace_part(text: str, part: str) -> str:
-    """The page with a new part between its marks.
-
-    Raises:
-        ValueError: the marks are not there.
-    """
-    head, begin, rest = text.partition(BEGIN)
-    _, end, tail = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"docs/chaos.md must hold the lines {BEGIN!r} and {END!r}: put them where the table belongs")
-    return f"{head}{begin}\n{part}{end}{tail}"
+def marked(made: str) -> str:
+    """The table between its marks, as docs/chaos.md has it."""
+    return f"{MARKS.begin}\n{made}{MARKS.end}"
 
 
 def _row(name: str, what: str, outcomes: list[Outcome]) -> str:

@@ -9,7 +9,7 @@ from uuid import uuid4
 import pytest
 from benchmarks.__main__ import command, parse
 from benchmarks.database import Commit, WrongAnswerError, rate_of
-from benchmarks.report import BEGIN, END, LATEST, PAGE, PICTURES, README, markdown, page, readme_part, replace_part
+from benchmarks.report import LATEST, MARKS, PAGE, PICTURES, README, markdown, page, readme_part
 from benchmarks.sheet import Sheet
 from benchmarks.targets import TARGETS, Target
 from benchmarks.workload import People, Workload, make_workload, totals_of
@@ -164,16 +164,16 @@ def test_every_target_reads_an_empty_sheet() -> None:
 def test_the_readme_has_a_place_for_the_tables() -> None:
     """The report can be written, once, and only between the marks."""
     text = README.read_text(encoding="utf-8")
-    replaced = replace_part(text, readme_part(sheet_with(worker=1000)))
+    replaced = MARKS.put(text, readme_part(sheet_with(worker=1000)))
     assert "| worker | 1,000 |" in replaced
-    assert replaced.partition(BEGIN)[0] == text.partition(BEGIN)[0]
-    assert replaced.partition(END)[2] == text.partition(END)[2]
+    assert replaced.partition(MARKS.begin)[0] == text.partition(MARKS.begin)[0]
+    assert replaced.partition(MARKS.end)[2] == text.partition(MARKS.end)[2]
 
 
 def test_a_readme_without_marks_is_an_error() -> None:
     """Tables are not dropped in silence."""
     with pytest.raises(ValueError, match="must hold the lines"):
-        replace_part("# A README", "tables")
+        MARKS.put("# A README", "tables")
 
 
 def test_readme_and_page_agree_with_the_published_figures() -> None:

@@ -19,7 +19,7 @@ from chaos.ledger import ENDPOINT, Books, Kind, Ledger, LedgerFile, Line, balanc
 from chaos.producer import Options, messages
 from chaos.proxy import LOOPBACK, Carrier
 from chaos.registry import FAULTS
-from chaos.report import BEGIN, END, PAGE, replace_part, table
+from chaos.report import MARKS, PAGE, marked, table
 from chaos.run import Outcome, mix
 from chaos.streams import WRONG_TYPE, Framing, Protocol
 from harness import until
@@ -349,9 +349,9 @@ def _cells(row_text: str) -> list[str]:
 def test_the_page_has_room_for_the_table_and_knows_only_faults_that_exist() -> None:
     """docs/chaos.md keeps its marks, and no row of it is of a fault that was renamed since."""
     text = PAGE.read_text(encoding="utf-8")
-    assert replace_part(text, "new\n").count("new\n") == 1
-    part = text[text.index(BEGIN) : text.index(END)]
-    named = {_cells(line)[1].strip() for line in part.splitlines()[3:]}
+    assert MARKS.put(text, marked("new\n")).count("new\n") == 1
+    shown = text[text.index(MARKS.begin) : text.index(MARKS.end)]
+    named = {_cells(line)[1].strip() for line in shown.splitlines()[3:]}
     assert named <= {*FAULTS, "several at once", "**all**"}
 
 

@@ -35,8 +35,8 @@ def test_the_page_of_settings_names_each() -> None:
 
 def test_the_sizing_table_is_that_of_the_last_figures() -> None:
     """It is written with the other figures, by `make bench-publish`."""
-    assert sizing.replaced(OPERATIONS, sizing.part(Sheet.read(LATEST))) == OPERATIONS
-    assert "make bench-publish" in sizing.BEGIN
+    assert sizing.MARKS.put(OPERATIONS, sizing.part(Sheet.read(LATEST))) == OPERATIONS
+    assert "make bench-publish" in sizing.MARKS.begin
     assert (
         "-m sizing"
         in (ROOT / "Makefile").read_text(encoding="utf-8").partition("bench-publish:")[2].partition("\n\n")[0]

@@ -1,0 +1,25 @@
+"""Parts of pages that are made from figures: each stands between two marks."""
+
+from typing import NamedTuple
+
+
+class Marks(NamedTuple):
+    """The lines around a part, and the page that they are in, for errors."""
+
+    begin: str
+    end: str
+    page: str
+
+    def put(self, text: str, part: str) -> str:
+        """The page's text with a new part, its marks included.
+
+        Raises:
+            ValueError: the marks are not there.
+        """
+        head, begin, rest = text.partition(self.begin)
+        _, end, tail = rest.partition(self.end)
+        if not begin or not end:
+            raise ValueError(
+                f"{self.page} must hold the lines {self.begin!r} and {self.end!r}: put them where the tables belong"
+            )
+        return head + part + tail
