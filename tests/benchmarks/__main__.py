@@ -29,15 +29,24 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="small sizes: to see that it works, not for figures")
     parser.add_argument("--rounds", type=int, help="how often everything is measured (3; quick: 1)")
     parser.add_argument("--json", type=Path, help="write all figures to this file")
+    parser.add_argument(
+        "--again",
+        action="store_true",
+        help="with --only: answer again, in the file of a run",
+    )
     parser.add_argument("--pictures", type=Path, help="draw the pictures into this folder")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.again and not (options.only and options.json and options.json.exists()):
+        parser.error("--again takes --only, and with --json the file of a run")
+    return options
 
 
 def command(options: argparse.Namespace) -> str:
     """What to type to measure the same."""
     chosen = ["--full"] if options.full else [f"--only {name}" for name in options.only or ()]
     rounds = [f"--rounds {options.rounds}"] if options.rounds else []
-    return " ".join(["python -m benchmarks", *chosen, *(["--quick"] if options.quick else []), *rounds])
+    flags = [f"--{name}" for name in ("quick", "again") if getattr(options, name)]
+    return " ".join(["python -m benchmarks", *chosen, *flags, *rounds])
 
 
 async def measure(given: Servers, questions: Sequence[str], sizes: Sizes, sheet: Sheet, file: Path | None) -> None:
@@ -56,7 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Start servers, measure, report."""
     options = parse(arguments)
     questions = list(QUESTIONS) if options.full else options.only or [HEADLINE]
-    sheet = Sheet(about=describe_machine() | {"quick": options.quick, "command": command(options)})
+    about = describe_machine() | {"quick": options.quick, "command": command(options)}
+    sheet = Sheet.read(options.json).without(questions, about) if options.again else Sheet(about)
     with bench_servers() as given:
         sizes = QUICK if options.quick else FULL
         if options.rounds:

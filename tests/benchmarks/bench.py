@@ -86,7 +86,7 @@ class Bench:
         await self.database.settle_down()
         begun_at = time()
         async with self._started(peer, processes) as contenders:
-            await _unless_ended(contenders, self.database.until_first_row(workload.begin))
+            await _unless_ended(contenders, self.database.until_a_row(workload.first_ids()))
             sampled_at, cpu_begun = time(), _cpu_seconds(contenders)
             await _unless_ended(contenders, self.database.until_rows(workload.witnesses()))
             await _unless_ended(contenders, self.database.require(workload.totals, workload.begin, workload.refused))

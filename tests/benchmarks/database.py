@@ -66,9 +66,13 @@ class Database:
         """What the run before has left to be written is written before this one."""
         await self.connection.execute("CHECKPOINT")
 
-    async def until_first_row(self, begin: datetime) -> None:
-        """Wait for the first row of a run."""
-        await self._until("SELECT EXISTS (SELECT FROM ai_usage_logs WHERE created_at >= $1)", begin)
+    async def until_a_row(self, ids: list[UUID]) -> None:
+        """Wait until one of these is stored.
+
+        They are looked for by id: asked for the newest `created_at`, Postgres walked through all of a large table,
+        beside the contender that it measures.
+        """
+        await self._until("SELECT EXISTS (SELECT FROM ai_usage_logs WHERE id = ANY ($1::uuid[]))", ids)
 
     async def until_rows(self, ids: list[UUID]) -> None:
         """Wait until all of these are stored."""

@@ -99,12 +99,16 @@ def machine(sheet: Sheet) -> str:
     about = sheet.about
     libraries = ", ".join(f"{name} {version}" for name, version in about["libraries"].items())
     settings = ", ".join(f"{name} {value}" for name, value in about["postgres_settings"].items())
+    again = "".join(
+        f" {name} was measured again {run['at'][:10]} by `{run['command']}` at commit {run['commit']}."
+        for name, run in about.get("again", {}).items()
+    )
     quick = "A quick run, which shows that it works: its figures mean nothing. " if about["quick"] else ""
     return (
         f"{quick}Measured {about['at'][:10]} by `{about['command']}` at commit {about['commit']}, on "
         f"{about['cores']} cores ({about['processor']}) with {about['memory_gib']} GiB that ran broker, database, "
         f"publisher and worker at once; load before the start {about['load_before']}. {about['python']}, PostgreSQL "
-        f"{about['postgres']} ({settings}), RabbitMQ {about['rabbitmq']}; {libraries}.\n"
+        f"{about['postgres']} ({settings}), RabbitMQ {about['rabbitmq']}; {libraries}.{again}\n"
     )
 
 

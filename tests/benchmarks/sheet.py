@@ -2,7 +2,7 @@
 
 import json
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -65,6 +65,12 @@ class Sheet:
     def of(self, question: str) -> Iterator[Line]:
         """The lines of a question."""
         return (line for line in self.lines if line.question == question)
+
+    def without(self, questions: Sequence[str], about: Mapping[str, Any]) -> "Sheet":
+        """The same without the answers to these, which are asked again; `about` says when and by what."""
+        again = {name: {key: about[key] for key in ("at", "commit", "command")} for name in questions}
+        kept = [line for line in self.lines if line.question not in questions]
+        return Sheet(self.about | {"again": self.about.get("again", {}) | again}, kept)
 
     def write(self, path: Path) -> None:
         """Write the file that `read` takes."""

@@ -72,6 +72,10 @@ class Workload:
         """Rows and sums that the table must hold."""
         return totals_of(self.stored)
 
+    def first_ids(self) -> list[UUID]:
+        """Some of the rows that come first."""
+        return [UUID(event["id"]) for event in self.stored[:WITNESSES]]
+
     def witnesses(self) -> list[UUID]:
         """Some rows, the last ones among them."""
         chosen = self.stored[:: max(1, len(self.stored) // WITNESSES)] + self.stored[-WITNESSES:]

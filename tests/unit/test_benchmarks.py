@@ -125,6 +125,25 @@ def test_a_sheet_survives_its_file(tmp_path: Path) -> None:
     assert markdown(again) == markdown(sheet)
 
 
+def test_a_question_that_is_asked_again_takes_the_place_of_its_answer() -> None:
+    """The other answers stay, and the report says which was measured when, at which commit."""
+    sheet = sheet_with(worker=50_000.0)
+    sheet.note("repeated", "worker", 0.1, events_per_second=40_000.0)
+    about = ABOUT | {"at": "2026-11-25T18:00:00+00:00", "commit": "def5678", "command": "python -m benchmarks --again"}
+    again = sheet.without(["repeated"], about)
+    assert [line.question for line in again.lines] == ["headline"]
+    assert again.about["commit"] == ABOUT["commit"]
+    said = "repeated was measured again 2026-11-25 by `python -m benchmarks --again` at commit def5678."
+    assert said in markdown(again)
+
+
+def test_asking_again_takes_the_file_of_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without one there is nothing to put the answer into."""
+    with pytest.raises(SystemExit):
+        parse(["--only", "repeated", "--again", "--json", str(tmp_path / "no.json")])
+    assert "with --json the file of a run" in capsys.readouterr().err
+
+
 def test_the_report_shows_median_and_range() -> None:
     """Three rounds become their median, and the least and the most beside it."""
     sheet = sheet_with(worker=1000)
