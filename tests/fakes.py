@@ -8,6 +8,7 @@ import json
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from time import monotonic, time
 from typing import Any, NamedTuple
 
 from makers import ORGANIZATION, USER
@@ -15,6 +16,7 @@ from signals import Signal
 from usage_events.contract import Event, FieldError, Reason, Refusal
 
 from worker.batch import Batch
+from worker.clock import Reading
 from worker.dead_letters.letters import DeadLetter, add_up, letter_of_event, letters_of_rejects
 from worker.delivery import Delivery, PlainProperties
 from worker.errors import SystemUnavailableError
@@ -232,6 +234,7 @@ class MemoryDatabase:
     gates: deque[asyncio.Event] = field(default_factory=deque)  # the next writes wait for one each
     waiting: int = 0  # at a gate
     seen: list[Batch] = field(default_factory=list)  # every batch that a store was given
+    clock: Callable[[], float] = time
 
     def require_up(self) -> None:
         """Fail where it is down."""
@@ -295,6 +298,13 @@ class MemoryStore:
         """See `Store.ping`."""
         await asyncio.sleep(0)
         self._database.require_up()
+
+    async def read_clock(self) -> Reading:
+        """See `Store.read_clock`."""
+        asked_at = monotonic()
+        await asyncio.sleep(0)
+        self._database.require_up()
+        return Reading(self._database.clock(), asked_at)
 
     async def write(self, batch: Batch) -> Written:
         """See `Store.write`."""

@@ -9,6 +9,7 @@ from fakes import MemoryDatabase, MemoryQueue, MemorySource, MemoryStore
 from makers import body_of, decoded
 from usage_events.ids import uuid7
 
+from worker.clock import Clock
 from worker.metrics import Metrics
 from worker.pipeline import Pipeline, PipelineOptions
 
@@ -42,6 +43,7 @@ class Rig:
             stores=self.stores,
             probe=self.probe,
             decoder=decoded,
+            clock=Clock(),
             options=PipelineOptions(
                 batch_events_max=events_max,
                 batch_bytes_max=held_bytes_max,

@@ -13,6 +13,7 @@ from prometheus_client import disable_created_metrics
 from usage_events.contract import FieldError, Reason, Refusal
 from usage_events.rules import Window
 
+from worker.clock import Clock
 from worker.dead_letters.ceiling import Ceiling
 from worker.decode import WHOLE_MESSAGE, Decoded, Reject, decode
 from worker.delivery import Delivery
@@ -80,7 +81,7 @@ def keep_undecoded(delivery: Delivery, _: Window) -> Decoded:
 
 
 def build_pipelines(
-    settings: Settings, metrics: Metrics, ways: Ways, traces: "TraceExport | None" = None
+    settings: Settings, metrics: Metrics, clock: Clock, ways: Ways, traces: "TraceExport | None" = None
 ) -> list[Pipeline]:
     """The pipeline of events, and the one that drains the dead queue into the dead letters."""
     name = worker_name()
@@ -88,7 +89,7 @@ def build_pipelines(
 
     def store() -> PostgresStore:
         dsn = settings.postgres_dsn.get_secret_value()
-        return PostgresStore(dsn, settings.postgres_schema, worker=name, shared=shared)
+        return PostgresStore(dsn, settings.postgres_schema, worker=name, shared=shared, utcnow=clock.utcnow)
 
     def writer() -> Store:
         return store() if traces is None else traces.around(store())
@@ -107,6 +108,7 @@ def build_pipelines(
         stores=[writer() for _ in range(settings.writers)],
         probe=store(),
         decoder=decode_delivery,
+        clock=clock,
         options=options,
         metrics=metrics,
     )
@@ -115,6 +117,7 @@ def build_pipelines(
         stores=[writer()],
         probe=store(),
         decoder=keep_undecoded,
+        clock=clock,
         options=PipelineOptions(
             batch_events_max=1,
             batch_bytes_max=options.batch_bytes_max,
@@ -137,11 +140,11 @@ def build_healer(settings: Settings) -> Healer:
     return Healer(PostgresHealing(settings.postgres_dsn.get_secret_value(), settings.postgres_schema, options))
 
 
-def build_watch(settings: Settings, metrics: Metrics) -> Watch:
-    """What counts the open letters."""
+def build_watch(settings: Settings, metrics: Metrics, clock: Clock) -> Watch:
+    """What counts the open letters, and looks at the clock."""
     dsn = settings.postgres_dsn.get_secret_value()
     name = f"usage-worker {worker_name()} watch"
-    return Watch(PostgresCensus(dsn, settings.postgres_schema, name=name), metrics)
+    return Watch(PostgresCensus(dsn, settings.postgres_schema, name=name), metrics, clock)
 
 
 def build_pulse(settings: Settings, events: Pipeline) -> Pulse:
@@ -159,6 +162,7 @@ async def run(settings: Settings) -> int:
     """
     disable_created_metrics()  # type: ignore[no-untyped-call] # a second series for each counter, which nobody asked for
     metrics = Metrics()
+    clock = Clock()
     ways = await find_ways(settings)
     if ways.problem is not None:
         log.warning(
@@ -168,10 +172,10 @@ async def run(settings: Settings) -> int:
             way=ways.events.value,
         )
     async with _traces(settings) as traces:
-        return await _run(settings, metrics, build_pipelines(settings, metrics, ways, traces))
+        return await _run(settings, metrics, clock, build_pipelines(settings, metrics, clock, ways, traces))
 
 
-async def _run(settings: Settings, metrics: Metrics, pipelines: Sequence[Pipeline]) -> int:
+async def _run(settings: Settings, metrics: Metrics, clock: Clock, pipelines: Sequence[Pipeline]) -> int:
     events = pipelines[0]
 
     def why_not_ready() -> str | None:
@@ -179,13 +183,15 @@ async def _run(settings: Settings, metrics: Metrics, pipelines: Sequence[Pipelin
 
     metrics.writers.set(settings.writers)
     metrics.ready.set_function(lambda: float(events.is_consuming))
+    metrics.tasks.set_function(lambda: float(len(asyncio.all_tasks())))
+    metrics.database_clock_ahead_seconds.set_function(lambda: clock.ahead_seconds)
 
     async with serve(
         settings.http_host, settings.http_port, registry=metrics.registry, why_not_ready=why_not_ready
     ) as port:
         log.info("listening", host=settings.http_host, port=port)
         healers = [build_healer(settings)] if settings.self_heal else []
-        parts: list[Part] = [*pipelines, *healers, build_watch(settings, metrics), build_pulse(settings, events)]
+        parts: list[Part] = [*pipelines, *healers, build_watch(settings, metrics, clock), build_pulse(settings, events)]
         return await _until_stopped(parts, settings.shutdown_timeout - _flush_seconds_max(settings))
 
 

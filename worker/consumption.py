@@ -14,6 +14,7 @@ from time import monotonic
 import stamina
 import structlog
 
+from worker.clock import Clock
 from worker.errors import SystemUnavailableError
 from worker.held import NO_GENERATION, Held, Hold
 from worker.metrics import Metrics
@@ -50,6 +51,7 @@ class Consumption:
         held: what is given back.
         prefetch: how much may be handed out.
         outage: whether the database is away.
+        clock: is set whenever the database has answered.
         on_generation: called when a channel begins, and with `NO_GENERATION` when it has ended.
         metrics: where losses are counted.
     """
@@ -63,6 +65,7 @@ class Consumption:
         held: Held,
         prefetch: Prefetch,
         outage: Outage,
+        clock: Clock,
         on_generation: Callable[[int], None],
         metrics: Metrics,
     ) -> None:
@@ -72,6 +75,7 @@ class Consumption:
         self._held = held
         self._prefetch = prefetch
         self._outage = outage
+        self._clock = clock
         self._on_generation = on_generation
         self._metrics = metrics
         self._lock = asyncio.Lock()  # one at a time changes whether and how much is consumed
@@ -160,6 +164,7 @@ class Consumption:
             with attempt:
                 try:
                     await self._probe.ping()
+                    self._clock.set(await self._probe.read_clock())
                 except SystemUnavailableError as error:
                     self._outage.failed(error)
                     raise

@@ -134,6 +134,14 @@ class Metrics:
             "Connections that write batches at once, that of the dead queue aside",
             registry=self.registry,
         )
+        # What leaks, grows: each connection, timer and waiting is one.
+        self.tasks = Gauge(f"{PREFIX}_tasks", "asyncio tasks of the process", registry=self.registry)
+        # Events are judged by the database's.
+        self.database_clock_ahead_seconds = Gauge(
+            f"{PREFIX}_database_clock_ahead_seconds",
+            "Seconds by which the database's clock is ahead of this machine's, as it was read last",
+            registry=self.registry,
+        )
         self.ready = Gauge(f"{PREFIX}_ready", "What /readyz says: 1 for 200, 0 for 503", registry=self.registry)
         ProcessCollector(registry=self.registry)
 

@@ -11,16 +11,15 @@ again.
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from time import monotonic, time
+from time import monotonic
 
 import structlog
-from usage_events.rules import Window
 
 from worker.batch import Batch, Batcher, Entry, Trigger
+from worker.clock import Clock
 from worker.consumption import Consumption, State, retries
-from worker.decode import Decoded
 from worker.delivery import Delivery
 from worker.errors import SystemUnavailableError
 from worker.held import Held, Hold
@@ -30,14 +29,13 @@ from worker.prefetch import Prefetch, PrefetchLimits
 from worker.settle import Ack
 from worker.source import Source
 from worker.store import Store, Written
+from worker.times import Decoder, Times
 
 DECODED_AT_ONCE_MAX = 500  # events; then others may run
 DECODED_BYTES_AT_ONCE_MAX = 256 * 1024
 HOLD_SECONDS_MAX = 600.0  # well before the broker's consumer time-out of 30 minutes
 
 log = structlog.get_logger(__name__)
-
-Decoder = Callable[[Delivery, Window], Decoded]
 
 
 @dataclass(slots=True, frozen=True)
@@ -62,6 +60,7 @@ class Pipeline:
         stores: one a writer; they write at once.
         probe: asks whether the database answers, while the others may be busy.
         decoder: what is made of a delivery.
+        clock: what events are judged by; it is set here.
         options: sizes.
         metrics: where everything is counted.
     """
@@ -73,6 +72,7 @@ class Pipeline:
         stores: Sequence[Store],
         probe: Store,
         decoder: Decoder,
+        clock: Clock,
         options: PipelineOptions,
         metrics: Metrics,
     ) -> None:
@@ -81,6 +81,10 @@ class Pipeline:
         self._probe = probe
         self._decoder = decoder
         self._options = options
+        self._clock = clock
+        self._times = Times(
+            clock, decoder, max_age_seconds=options.max_age_seconds, max_ahead_seconds=options.max_ahead_seconds
+        )
         self._metrics = metrics
         self._batcher = Batcher(
             events_max=options.batch_events_max,
@@ -108,6 +112,7 @@ class Pipeline:
             receiver=self,
             held=self._held,
             prefetch=self._prefetch,
+            clock=clock,
             outage=self._outage,
             on_generation=self._begin,
             metrics=metrics,
@@ -198,11 +203,7 @@ class Pipeline:
         self._wake.clear()
 
     def _decode_some(self) -> None:
-        window = Window.around(
-            int(time() * 1e6),
-            max_age_seconds=self._options.max_age_seconds,
-            max_ahead_seconds=self._options.max_ahead_seconds,
-        )
+        window = self._times.window()
         now = monotonic()
         messages = events = body_bytes = delivery_count_max = 0
         inbox, decoder, batcher = self._inbox, self._decoder, self._batcher
@@ -258,7 +259,7 @@ class Pipeline:
             written = await self._write(store, batch, generation)
             if written is None:
                 continue
-            self._metrics.count(batch, written, commit_seconds=monotonic() - begun_at, now=time())
+            self._metrics.count(batch, written, commit_seconds=monotonic() - begun_at, now=self._clock.now())
             if await self._held.settle(batch, generation):
                 self._progress.set()
 
@@ -272,6 +273,7 @@ class Pipeline:
                 if self._held.generation != generation:
                     return None
                 try:
+                    await self._times.confirm(batch, store)
                     written = await store.write(batch)
                 except SystemUnavailableError as error:
                     self._outage.failed(error)

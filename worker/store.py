@@ -7,6 +7,7 @@ from typing import NamedTuple, Protocol
 from usage_events.contract import Reason
 
 from worker.batch import Batch
+from worker.clock import Reading
 
 
 class Refused(NamedTuple):
@@ -52,6 +53,13 @@ class Store(Protocol):
         Raises:
             SystemUnavailableError: it does not answer, or lacks migrations that an operator will apply.
             SchemaError: it holds what no migration of this version mends.
+        """
+
+    async def read_clock(self) -> Reading:
+        """What time it is for the database.
+
+        Raises:
+            SystemUnavailableError: it does not answer.
         """
 
     async def write(self, batch: Batch) -> Written:

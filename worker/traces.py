@@ -11,6 +11,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from opentelemetry.trace.status import Status, StatusCode
 
 from worker.batch import Batch
+from worker.clock import Reading
 from worker.delivery import Delivery
 from worker.store import Store, Written
 
@@ -33,6 +34,10 @@ class TracedStore:
     async def ping(self) -> None:
         """As the store does."""
         await self._store.ping()
+
+    async def read_clock(self) -> Reading:
+        """As the store does."""
+        return await self._store.read_clock()
 
     async def write(self, batch: Batch) -> Written:
         """As the store does, within a span."""

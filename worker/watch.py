@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from math import nan
 from typing import Protocol
 
+from worker.clock import Clock, Reading
 from worker.metrics import Metrics
 from worker.rounds import Rounds
 
@@ -17,13 +18,15 @@ class OpenLetters:
     """The open letters of the table: how many by reason, each reason named, and the age of the oldest (0: none).
 
     `table_bytes` is what all letters take on the server's disk, indexes included. `partition_months_ahead` is for how
-    many months after this one the table of usage has a partition, NaN where it is not divided.
+    many months after this one the table of usage has a partition, NaN where it is not divided. `clock` is what the
+    database's shows.
     """
 
     by_reason: Mapping[str, int]
     oldest_seconds: float
     table_bytes: int = 0
     partition_months_ahead: float = nan
+    clock: Reading | None = None
 
 
 class Census(Protocol):
@@ -41,15 +44,18 @@ class Census(Protocol):
 
 
 class Watch(Rounds):
-    """Sets the gauges until it is stopped. While the database is away they keep what was true last.
+    """Sets the gauges, and the clock, until it is stopped. While the database is away they keep what was true last.
 
     Args:
         census: counts.
         metrics: holds the gauges.
+        clock: what events are judged by.
         interval_seconds: between two counts.
     """
 
-    def __init__(self, census: Census, metrics: Metrics, *, interval_seconds: float = INTERVAL_SECONDS) -> None:
+    def __init__(
+        self, census: Census, metrics: Metrics, clock: Clock, *, interval_seconds: float = INTERVAL_SECONDS
+    ) -> None:
         super().__init__(
             failing="open dead letters cannot be counted now: their gauges stand still",
             interval_seconds=interval_seconds,
@@ -57,10 +63,13 @@ class Watch(Rounds):
         )
         self._census = census
         self._metrics = metrics
+        self._clock = clock
 
     async def round(self) -> None:
         """See `Rounds.round`."""
         letters = await self._census.count()
+        if letters.clock is not None:
+            self._clock.set(letters.clock)
         for reason, count in letters.by_reason.items():
             self._metrics.dead_letters_open.labels(reason).set(count)
         self._metrics.dead_letters_oldest_open_seconds.set(letters.oldest_seconds)

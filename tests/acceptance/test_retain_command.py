@@ -5,13 +5,14 @@ import json
 import os
 import signal
 import subprocess
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, tzinfo
 
 import pytest
 from desk import Desk
 from harness import ORGANIZATION, USER, System, event, message, until
 from harness.worker import COMMAND
 
+from worker.commands.retain import _retain
 from worker.postgres.retain import ROWS_AT_ONCE
 from worker.retention.months import Month
 
@@ -81,6 +82,24 @@ async def test_what_is_old_goes(desk: Desk) -> None:
     facts = json.loads(again.stdout)
     assert facts.pop("seconds") >= 0
     assert facts == {"deleted_rows": 0, "discarded_letters": 0, "before": BEFORE.start.isoformat()}
+
+
+class AYearAhead(datetime):
+    """A machine's clock that is wrong."""
+
+    @classmethod
+    def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override] # retain asks for nothing else
+        """What it shows."""
+        return datetime.now(tz) + timedelta(days=366)
+
+
+async def test_a_clock_that_is_ahead_deletes_nothing_more(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows that the database's clock calls young stay, whatever this machine's says: they would not come back."""
+    await fill(desk, 6)
+    monkeypatch.setenv("USAGE_POSTGRES_DSN", desk.dsn)
+    monkeypatch.setattr("worker.commands.retain.datetime", AYearAhead)
+    assert await _retain(3, dry_run=False, who="ada", yes=True, as_json=True) == 0
+    assert await rows(desk) == (0, 3)
 
 
 async def test_rows_in_other_hands(desk: Desk) -> None:

@@ -33,6 +33,8 @@ METRICS = {
     "usage_worker_give_backs": "counter",
     "usage_worker_writers": "gauge",
     "usage_worker_ready": "gauge",
+    "usage_worker_tasks": "gauge",
+    "usage_worker_database_clock_ahead_seconds": "gauge",
     "process_resident_memory_bytes": "gauge",
 }
 
@@ -64,6 +66,8 @@ async def test_every_metric_has_its_name_and_counts(system: System) -> None:
     assert (await worker.metric("ready"), await worker.metric("writers")) == (1, 2)
     assert await worker.metric("held_events") == 0
     assert await worker.metric("database_up") == 1
+    assert await worker.metric("tasks") > 5
+    assert abs(await worker.metric("database_clock_ahead_seconds")) < 2, "both are on this machine"
     await system.settle()
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 from collections.abc import AsyncIterator
+from time import monotonic, time
 from typing import Protocol
 from urllib.parse import urlsplit
 from uuid import UUID, uuid4
@@ -252,6 +253,18 @@ class StoreContract:
         written = await store.write(batch)
         assert (written.stored, dict(written.dead)) == (1, {Reason.INVALID: 1})
         assert len(await backend.rows()) == len(await backend.letters()) == 1
+
+    async def test_it_tells_the_time(self, backend: Backend, store: Store) -> None:
+        """What the database's clock shows, asked for just now; and an outage is one here, too."""
+        asked_at = monotonic()
+        reading = await store.read_clock()
+        assert abs(reading.seconds - time()) < 60, "the server is on this machine"
+        assert asked_at <= reading.asked_at <= monotonic()
+        await backend.go_down()
+        with pytest.raises(SystemUnavailableError):
+            await store.read_clock()
+        await backend.come_back()
+        assert (await store.read_clock()).seconds >= reading.seconds
 
     async def test_cancelled_at_every_wait(self, backend: Backend, store: Store) -> None:
         """Cancelled wherever it waits, a batch is stored whole or not at all, and can be written again."""

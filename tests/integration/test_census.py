@@ -1,6 +1,7 @@
 """The census on the real table: what it counts, and that it comes back after its connection was cut."""
 
 import asyncio
+from time import time
 
 import asyncpg
 import pytest
@@ -44,6 +45,8 @@ async def test_open_letters_are_counted_by_reason(migrated_dsn: str) -> None:
         await database.execute("UPDATE ai_usage_dead_letters SET status = 'discarded'")
         settled = await census.count()
         assert (settled.by_reason, settled.oldest_seconds) == (nothing.by_reason, 0)
+        assert settled.clock is not None
+        assert abs(settled.clock.seconds - time()) < 60
     finally:
         census.abandon()
         await database.close()

@@ -78,6 +78,8 @@ async def test_metrics(client: aiohttp.ClientSession) -> None:
             "newest_event_timestamp_seconds",
             "give_backs",
             "writers",
+            "tasks",
+            "database_clock_ahead_seconds",
             "ready",
         )
     }

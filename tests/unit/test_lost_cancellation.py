@@ -11,6 +11,7 @@ import structlog
 from fakes import MemoryDatabase, MemoryQueue, MemorySource, MemoryStore
 from makers import body_of, decoded
 
+from worker.clock import Clock
 from worker.errors import SystemUnavailableError
 from worker.metrics import Metrics
 from worker.outage import Outage
@@ -59,6 +60,7 @@ async def test_a_stop_whose_cancellation_is_lost(*, fails: bool) -> None:
         stores=[MemoryStore(database)],
         probe=MemoryStore(database),
         decoder=decoded,
+        clock=Clock(),
         options=PipelineOptions(
             batch_events_max=4,
             batch_bytes_max=10**6,

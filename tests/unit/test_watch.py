@@ -1,11 +1,13 @@
 """The watch: gauges that follow the table, through outages, and gone at once when it is told to stop."""
 
 import asyncio
+from time import monotonic
 
 import pytest
 import structlog
 from harness import until
 
+from worker.clock import Clock, Reading
 from worker.errors import SystemUnavailableError
 from worker.metrics import Metrics
 from worker.watch import OpenLetters, Watch
@@ -34,10 +36,10 @@ class FakeCensus:
         self.was_abandoned = True
 
 
-async def run_to_the_end(census: FakeCensus) -> Metrics:
+async def run_to_the_end(census: FakeCensus, clock: Clock | None = None) -> Metrics:
     """Let the watch take all answers, and stop it in the middle of the next count."""
     metrics = Metrics()
-    watch = Watch(census, metrics, interval_seconds=0.0)
+    watch = Watch(census, metrics, clock or Clock(), interval_seconds=0.0)
     running = asyncio.ensure_future(watch.run())
     await until(lambda: census.is_hanging, "all answers are given")
     watch.stop()
@@ -84,10 +86,17 @@ async def test_an_outage_leaves_the_gauges_and_is_told_once() -> None:
     assert gauge(metrics, "invalid") == 4
 
 
+async def test_it_sets_the_clock() -> None:
+    """Events are judged by what the database said at the last count, however seldom any is refused."""
+    clock = Clock(machine=lambda: 1000.0)
+    await run_to_the_end(FakeCensus(OpenLetters({}, 0.0, clock=Reading(4600.0, monotonic()))), clock)
+    assert clock.now() == pytest.approx(4600.0, abs=30.0)
+
+
 async def test_it_stops_while_it_waits() -> None:
     """Between two counts it is gone at once."""
     census = FakeCensus(OpenLetters({"invalid": 1}, 1.0))
-    watch = Watch(census, Metrics(), interval_seconds=3600.0)
+    watch = Watch(census, Metrics(), Clock(), interval_seconds=3600.0)
     running = asyncio.ensure_future(watch.run())
     await until(lambda: not census.answers, "it has counted")
     watch.stop()
@@ -98,7 +107,7 @@ async def test_it_stops_while_it_waits() -> None:
 async def test_cancelled_it_leaves_no_count_behind() -> None:
     """A second signal cancels the watch: the count under way is abandoned and no task stays."""
     census = FakeCensus()
-    running = asyncio.ensure_future(Watch(census, Metrics(), interval_seconds=0.0).run())
+    running = asyncio.ensure_future(Watch(census, Metrics(), Clock(), interval_seconds=0.0).run())
     await until(lambda: census.is_hanging, "a count is under way")
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -110,4 +119,4 @@ async def test_cancelled_it_leaves_no_count_behind() -> None:
 async def test_what_is_no_outage_comes_out() -> None:
     """A fault of the code itself is not taken for an outage."""
     with pytest.raises(ZeroDivisionError):
-        await Watch(FakeCensus(ZeroDivisionError()), Metrics(), interval_seconds=0.0).run()
+        await Watch(FakeCensus(ZeroDivisionError()), Metrics(), Clock(), interval_seconds=0.0).run()

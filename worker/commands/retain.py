@@ -63,6 +63,7 @@ def command(*, months: int, dry_run: bool, who: str, yes: bool, as_json: bool) -
 async def _retain(months: int, *, dry_run: bool, who: str, yes: bool, as_json: bool) -> int:
     from worker.commands.dead_letters.bulk import working
     from worker.commands.dead_letters.session import session
+    from worker.postgres.clock import utcnow
     from worker.postgres.dead_letters.rights import require
     from worker.postgres.dead_letters.settling import DISCARD, Order
     from worker.postgres.dead_letters.table import Filter
@@ -70,10 +71,13 @@ async def _retain(months: int, *, dry_run: bool, who: str, yes: bool, as_json: b
     from worker.retention.months import horizon
     from worker.settings import load_settings
 
-    first_kept = horizon(datetime.now(UTC), months, load_settings().max_age)
-    before = first_kept.start
+    max_age = load_settings().max_age
+    first_kept = horizon(datetime.now(UTC), months, max_age)
     async with session("retain", carries=False) as (connection, _):
         await require(connection, RIGHTS)
+        # By the clock that is behind: what a wrong one would delete does not come back.
+        first_kept = min(first_kept, horizon(await utcnow(connection), months, max_age))
+        before = first_kept.start
         order = Order(DISCARD, Filter(until=before), who, f"older than {months} months, as rows are kept")
         due = await count_due(connection, order, before)
         if dry_run:

@@ -6,9 +6,11 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from worker.batch import Batch, Origin
+from worker.clock import Reading
 from worker.dead_letters.ceiling import Ceiling
 from worker.dead_letters.letters import DeadLetter, add_up, letter_of_event, letters_of_rejects, refusal_of
 from worker.errors import SystemUnavailableError
+from worker.postgres.clock import read_clock
 from worker.postgres.in_flight import InFlight
 from worker.postgres.isolate import Isolation, Numbered
 from worker.postgres.merge import Merged, merge, record
@@ -60,6 +62,15 @@ class PostgresStore:
             # To consume while only reads succeed would give the same deliveries back every few minutes, and each
             # return brings them nearer to the delivery limit.
             await self._session.require_writable()
+        except BaseException:
+            self._session.drop()
+            raise
+
+    async def read_clock(self) -> Reading:
+        """See `Store.read_clock`."""
+        try:
+            with translated():
+                return await read_clock(await self._session.connection())
         except BaseException:
             self._session.drop()
             raise

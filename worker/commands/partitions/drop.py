@@ -50,12 +50,16 @@ def command(*, months: int, dry_run: bool, yes: bool, as_json: bool) -> None:
 
 async def _drop(months: int, *, dry_run: bool, yes: bool, as_json: bool) -> None:
     from worker.commands.partitions.session import changing
+    from worker.postgres.clock import utcnow
     from worker.postgres.partitions.drop import drop, find_due
     from worker.retention.months import horizon
     from worker.settings import load_settings
 
-    first_kept = horizon(datetime.now(UTC), months, load_settings().max_age)
+    max_age = load_settings().max_age
+    first_kept = horizon(datetime.now(UTC), months, max_age)
     async with changing("drop") as connection:
+        # By the clock that is behind: what a wrong one would drop does not come back.
+        first_kept = min(first_kept, horizon(await utcnow(connection), months, max_age))
         due = await find_due(connection, first_kept)
         if dry_run or not due:
             for one in due:

@@ -6,6 +6,7 @@ from math import nan
 import asyncpg
 from usage_events.contract import Reason
 
+from worker.postgres.clock import read_clock
 from worker.postgres.partitions.catalogue import read_months_ahead
 from worker.postgres.session import connect, translated
 from worker.watch import OpenLetters
@@ -48,12 +49,13 @@ class PostgresCensus:
                 oldest_seconds = await self._connection.fetchval(_OLDEST)
                 table_bytes = await self._connection.fetchval(_SIZE)
                 months_ahead = await read_months_ahead(self._connection, datetime.now(UTC))
+                clock = await read_clock(self._connection)
         except BaseException:
             self.abandon()
             raise
         by_reason = {row["reason"]: row["letters"] for row in rows}
         return OpenLetters(
-            by_reason, max(0.0, oldest_seconds), table_bytes, nan if months_ahead is None else months_ahead
+            by_reason, max(0.0, oldest_seconds), table_bytes, nan if months_ahead is None else months_ahead, clock
         )
 
     def abandon(self) -> None:
