@@ -10,9 +10,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import chaos.faults  # noqa: F401 - fills the registry
+from chaos.arrangement import Arrangement
 from chaos.registry import FAULTS, Fault, NotHereError
 from chaos.report import MARKS, PAGE, marked, read, table
-from chaos.run import chaos_servers, mix, play, seed_of_run
+from chaos.run import mix, play, seed_of_run
+from chaos.servers import chaos_servers
 from chaos.stage import Servers
 
 
@@ -39,10 +41,26 @@ def runs(options: argparse.Namespace) -> Iterator[tuple[int, list[Fault]]]:
         yield seed, mix(FAULTS, seed)
 
 
-def play_all(options: argparse.Namespace, servers: Servers) -> bool:
+def play_all(options: argparse.Namespace) -> bool:
+    """Play them by the servers that they take; whether every promise was kept."""
+    chosen = list(runs(options))
+    kept = True
+    for arrangement in Arrangement:
+        theirs = [(seed, faults) for seed, faults in chosen if faults[0].arrangement is arrangement]
+        if not theirs:
+            continue
+        try:
+            with chaos_servers(arrangement) as servers:
+                kept = play_on(servers, theirs, options.json) and kept
+        except NotHereError as error:
+            sys.stderr.write(f"faults of the arrangement {arrangement} are left out: {error}\n")
+    return kept
+
+
+def play_on(servers: Servers, chosen: Sequence[tuple[int, list[Fault]]], results: Path) -> bool:
     """Play them one after another, each to its end; whether every promise was kept."""
     kept = True
-    for seed, faults in runs(options):
+    for seed, faults in chosen:
         names = ", ".join(fault.name for fault in faults)
         sys.stderr.write(f"CHAOS_SEED={seed} {names}: ")
         sys.stderr.flush()
@@ -51,7 +69,7 @@ def play_all(options: argparse.Namespace, servers: Servers) -> bool:
         except NotHereError as error:
             sys.stderr.write(f"left out, {error}\n")
             continue
-        with options.json.open("a", encoding="utf-8") as file:
+        with results.open("a", encoding="utf-8") as file:
             file.write(f"{outcome.line()}\n")
         sys.stderr.write(f"{'right' if outcome.is_right else f'WRONG {outcome.line()}'}\n")
         kept = kept and outcome.is_right
@@ -65,8 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.write("".join(f"{fault.name}: {fault.what}\n" for fault in FAULTS.values()))
         return 0
     options.json.parent.mkdir(parents=True, exist_ok=True)
-    with chaos_servers() as servers:
-        kept = play_all(options, servers)
+    kept = play_all(options)
     made = table(read(options.json), FAULTS)
     sys.stdout.write(made)
     if options.write:

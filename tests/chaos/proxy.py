@@ -11,6 +11,7 @@ import asyncio
 import json
 import random
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Self
@@ -31,7 +32,7 @@ class Behaviour:
     `refuses` new connections; `frozen` holds everything back; `loses` everything, and goes on to do so on the
     connections that it has met, as where a router has forgotten them; `delay_ms` and as much as `jitter_ms` more for
     each piece; `chopped` into pieces of one byte and more; `corrupts` the next message of each connection, from the
-    `client` or from the `server`.
+    `client` or from the `server`. Of several servers the one on the port that it `prefers` is tried first.
     """
 
     refuses: bool = False
@@ -41,6 +42,7 @@ class Behaviour:
     jitter_ms: float = 0.0
     chopped: bool = False
     corrupts: str = ""
+    prefers: int = 0
 
 
 class Link:
@@ -92,14 +94,15 @@ class Link:
 class Carrier:
     """The proxy itself."""
 
-    def __init__(self, server_port: int, protocol: Protocol, seed: int) -> None:
+    def __init__(self, server_port: int, protocol: Protocol, seed: int, others: Sequence[int] = ()) -> None:
         self.behaviour = Behaviour()
         self.moving = asyncio.Event()
         self.moving.set()
         self.chance = random.Random(seed)
         self.corrupted = 0
         self.protocol = protocol
-        self._server_port = server_port
+        self._ports = [server_port, *others]
+        self._turns = 0
         self._links: set[Link] = set()
 
     async def connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -107,11 +110,11 @@ class Carrier:
         if self.behaviour.refuses:
             writer.transport.abort()
             return
-        try:
-            server_reader, server_writer = await asyncio.open_connection(LOOPBACK, self._server_port)
-        except OSError:
+        server = await self._connect_to_a_server()
+        if server is None:
             writer.transport.abort()
             return
+        server_reader, server_writer = server
         link = Link(self, (writer, server_writer))
         self._links.add(link)
         try:
@@ -139,6 +142,17 @@ class Carrier:
         (self.moving.clear if self.behaviour.frozen else self.moving.set)()
         return {"links": len(self._links), "corrupted": self.corrupted}
 
+    async def _connect_to_a_server(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:
+        """Several take turns, and one that refuses is passed over, as load balancers do it."""
+        first = self._turns % len(self._ports)
+        self._turns += 1
+        if self.behaviour.prefers in self._ports:
+            first = self._ports.index(self.behaviour.prefers)
+        for port in self._ports[first:] + self._ports[:first]:
+            with suppress(OSError):
+                return await asyncio.open_connection(LOOPBACK, port)
+        return None
+
 
 class Proxy:
     """The handle: the proxy runs in a process of its own, and ends with this one."""
@@ -149,10 +163,10 @@ class Proxy:
         self.port = port
 
     @classmethod
-    async def start(cls, server_port: int, protocol: Protocol, *, seed: int = 0) -> Self:
-        """Start one in front of this port of the loopback interface."""
+    async def start(cls, server_port: int, protocol: Protocol, *, seed: int = 0, others: Sequence[int] = ()) -> Self:
+        """Start one in front of this port of the loopback interface; with others it is a load balancer for all."""
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "chaos.proxy", str(server_port), protocol, str(seed)),
+            *(sys.executable, "-m", "chaos.proxy", str(server_port), protocol, str(seed), *map(str, others)),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             cwd=TESTS,
@@ -185,8 +199,8 @@ class Proxy:
         await self._process.wait()
 
 
-async def _serve(server_port: int, protocol: Protocol, seed: int) -> None:
-    carrier = Carrier(server_port, protocol, seed)
+async def _serve(server_port: int, protocol: Protocol, seed: int, others: Sequence[int]) -> None:
+    carrier = Carrier(server_port, protocol, seed, others)
     server = await asyncio.start_server(carrier.connect, LOOPBACK, 0)
     sys.stdout.write(json.dumps({"port": server.sockets[0].getsockname()[1]}) + "\n")
     sys.stdout.flush()
@@ -199,6 +213,7 @@ async def _serve(server_port: int, protocol: Protocol, seed: int) -> None:
 
 if __name__ == "__main__":
     try:
-        asyncio.run(_serve(int(sys.argv[1]), Protocol(sys.argv[2]), int(sys.argv[3])))
+        server_port, protocol, seed, *others = sys.argv[1:]
+        asyncio.run(_serve(int(server_port), Protocol(protocol), int(seed), [int(port) for port in others]))
     except KeyboardInterrupt:
         sys.exit(130)

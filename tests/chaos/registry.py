@@ -4,6 +4,7 @@ import random
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
+from chaos.arrangement import Arrangement
 from chaos.load import Load
 from chaos.stage import Stage
 
@@ -31,7 +32,8 @@ class Fault:
     load: Load = field(default_factory=Load)
     environment: Mapping[str, str] = field(default_factory=dict)
     may_end_workers: bool = False  # with an error of their own: they are started again
-    mixes: bool = True  # with others at once
+    mixes: bool = True  # with others at once, of the single servers
+    arrangement: Arrangement = Arrangement.SINGLE
 
 
 FAULTS: dict[str, Fault] = {}

@@ -5,19 +5,16 @@ import json
 import os
 import random
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from chaos.arrangement import Arrangement
 from chaos.registry import Fault
 from chaos.stage import Servers, Stage
-from worker.demo import postgres_server, rabbitmq_server
-from worker.demo.servers import own_kind, start_postgres, start_rabbitmq
 
 ROWS_BEFORE = 300  # are stored when the first fault comes
 SPREAD_SECONDS_MAX = 2.0  # of the instants at which several faults begin
-POSTGRES_SETTINGS = {"max_connections": "60"}
 DELIVERY_PATHS = ("fast", "fast", "library")
 SEED = "CHAOS_SEED"
 SEED_BITS = 32
@@ -55,18 +52,6 @@ class Outcome:
         return json.dumps(asdict(self))
 
 
-@contextmanager
-def chaos_servers() -> Iterator[Servers]:
-    """Two servers of one's own, for several runs."""
-    with (
-        start_postgres(own_kind(postgres_server.IMAGE), settings=POSTGRES_SETTINGS) as postgres,
-        start_rabbitmq(own_kind(rabbitmq_server.IMAGE)) as rabbitmq,
-    ):
-        servers = Servers(postgres, rabbitmq)
-        servers.add_users()
-        yield servers
-
-
 def seed_of_run() -> int:
     """CHAOS_SEED, to play a run again; else one that no other run has."""
     given = os.environ.get(SEED)
@@ -78,7 +63,7 @@ def mix(faults: Mapping[str, Fault], seed: int) -> list[Fault]:
     chance = random.Random(seed)
     by_kind: dict[str, list[Fault]] = {}
     for fault in faults.values():
-        if fault.mixes:
+        if fault.mixes and fault.arrangement is Arrangement.SINGLE:
             by_kind.setdefault(fault.kind, []).append(fault)
     return [chance.choice(by_kind[kind]) for kind in chance.sample(sorted(by_kind), chance.choice([2, 2, 3]))]
 

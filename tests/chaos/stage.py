@@ -2,7 +2,7 @@
 
     producers ── proxy ──▶ RabbitMQ ◀── proxy ── workers ── proxy ──▶ Postgres
 
-The observer asks the servers directly.
+Before several nodes a proxy is their load balancer. The observer asks the servers directly.
 """
 
 import asyncio
@@ -29,9 +29,9 @@ from chaos.ledger import Books, Ledger, LedgerFile, balance
 from chaos.load import Load
 from chaos.producer import Options, single
 from chaos.proxy import LOOPBACK, Proxy
+from chaos.several import mend, ports
 from chaos.streams import Protocol
 from worker.demo.postgres_server import PostgresServer
-from worker.demo.processes import LocalProcess
 from worker.demo.rabbitmq_server import RabbitServer
 from worker.postgres.migrations import migrate
 from worker.postgres.session import connect
@@ -66,12 +66,7 @@ class Servers:
     def mend(self) -> None:
         """Let both run again, where a fault has failed before it had mended what it broke."""
         for server in (self.postgres, self.rabbitmq):
-            host = server._host
-            if isinstance(host, LocalProcess):
-                host.thaw()
-                if not host.is_running():
-                    server.start()
-            server.wait_until_ready()
+            mend(server)
 
 
 class Stage:
@@ -113,11 +108,12 @@ class Stage:
             await self._prepare_database()
             await self.declare()
             stack.push_async_callback(self._delete_queues)
-            amqp_port, dsn_port = (urlsplit(url).port or 0 for url in (self.rabbitmq.amqp_url, self.dsn))
-            self.workers_to_rabbitmq = await Proxy.start(amqp_port, Protocol.AMQP, seed=self.seed)
+            amqp_port, *others = ports(self.rabbitmq, self.rabbitmq.amqp_url)
+            self.workers_to_rabbitmq = await Proxy.start(amqp_port, Protocol.AMQP, seed=self.seed, others=others)
             stack.push_async_callback(self.workers_to_rabbitmq.close)
-            self.producers_to_rabbitmq = await Proxy.start(amqp_port, Protocol.AMQP, seed=self.seed)
+            self.producers_to_rabbitmq = await Proxy.start(amqp_port, Protocol.AMQP, seed=self.seed, others=others)
             stack.push_async_callback(self.producers_to_rabbitmq.close)
+            dsn_port = urlsplit(self.dsn).port or 0
             self.workers_to_postgres = await Proxy.start(dsn_port, Protocol.POSTGRES, seed=self.seed)
             stack.push_async_callback(self.workers_to_postgres.close)
             self.fleet = Fleet(self._worker_environment(), self.folder)

@@ -12,7 +12,9 @@ from chaos.stage import Servers
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(900)]
 
 
-@pytest.mark.parametrize("name", FAULTS)
+@pytest.mark.parametrize(
+    ("servers", "name"), [(fault.arrangement, name) for name, fault in FAULTS.items()], indirect=["servers"]
+)
 async def test_a_fault_alone(servers: Servers, name: str) -> None:
     """Every confirmed event ends once and as it should, and the seconds to recovery are bounded."""
     await _check(servers, [FAULTS[name]], seed_of_run())

@@ -28,6 +28,8 @@ if TYPE_CHECKING:  # it does not import where the library has no extension point
 
 CONNECT_SECONDS_MAX = 10.0
 CALL_SECONDS_MAX = 20.0
+# A node that is cut off from its cluster goes on with heartbeats and answers no declaration: another is asked instead.
+TOPOLOGY_SECONDS_MAX = 30.0
 CLOSE_SECONDS_MAX = 2.0
 GOODBYE_SECONDS_MAX = 1.0  # for each of two calls
 HEARTBEAT_SECONDS = 15  # a half-open connection is noticed after three
@@ -77,7 +79,8 @@ class RabbitSource:
         self._transport = self._make_transport(generation)
         try:
             self._connection = await connect(self._settings, self._name, transport=self._transport)
-            await ensure_topology(self._connection, self._settings)
+            async with asyncio.timeout(TOPOLOGY_SECONDS_MAX):
+                await ensure_topology(self._connection, self._settings)
             self._connection.close_callbacks.add(self._on_connection_closed)
             channel = self._connection.channel(publisher_confirms=False)
             await channel.initialize(timeout=CALL_SECONDS_MAX)

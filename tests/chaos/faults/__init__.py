@@ -1,5 +1,5 @@
 """Every fault, by kind; importing this fills the registry."""
 
-from chaos.faults import machine, network, postgres, rabbitmq, workers
+from chaos.faults import cluster, machine, network, postgres, rabbitmq, workers
 
-__all__ = ["machine", "network", "postgres", "rabbitmq", "workers"]
+__all__ = ["cluster", "machine", "network", "postgres", "rabbitmq", "workers"]

@@ -1,0 +1,243 @@
+"""A cluster of three RabbitMQ nodes loses some of them, or falls apart.
+
+The queue and its dead queue have a member on each node, as a worker declares them. Clients come through a load
+balancer, which passes over nodes that refuse.
+"""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from http.client import HTTPException
+from typing import Any
+
+from harness.waiting import until
+
+from chaos.arrangement import Arrangement
+from chaos.cluster import PARTITION_HANDLING, TICK_SECONDS, Cluster, Node, Queue
+from chaos.registry import fault
+from chaos.stage import PRODUCERS, WORKERS, Stage
+
+_CLUSTER: dict[str, Any] = {"arrangement": Arrangement.CLUSTER, "mixes": False, "recovery_seconds_max": 60}
+_AWAY = (OSError, HTTPException)
+# The nodes notice after the tick time and a quarter of it; then the others go on for a while without it.
+APART_SECONDS = (2.0 * TICK_SECONDS, 4.0 * TICK_SECONDS)
+SHORTLY_APART_SECONDS = (0.2 * TICK_SECONDS, 0.7 * TICK_SECONDS)
+NOTICED_SECONDS_MAX = 60.0
+ALL_ON_ONE_SIDE = 0.7  # of the partitions begin with every client on the leader's node
+
+
+@fault("queue leader killed", **_CLUSTER)
+async def kill_leader(stage: Stage, chance: random.Random) -> None:
+    """SIGKILL to the node that leads the queue, twice: another leads it, and the node comes back later."""
+    async with _whole(stage) as cluster:
+        for _ in range(2):
+            leader = await _leader(stage, cluster)
+            await asyncio.to_thread(leader.kill)
+            await _until_led_by_another(stage, cluster, leader)
+            await asyncio.sleep(chance.uniform(0, 3))
+            await _start(stage, cluster)
+
+
+@fault("queue follower killed", **_CLUSTER)
+async def kill_follower(stage: Stage, chance: random.Random) -> None:
+    """SIGKILL to a node that does not lead the queue; it comes back later."""
+    async with _whole(stage) as cluster:
+        leader = await _leader(stage, cluster)
+        follower = chance.choice(cluster.others(leader))
+        await asyncio.to_thread(follower.kill)
+        await _until_seen(stage, leader, lambda queue: follower.name not in queue.online)
+        await stage.until_more_are_stored(300)
+        await _start(stage, cluster)
+
+
+@fault("queue leader frozen", **_CLUSTER)
+async def freeze_leader(stage: Stage, chance: random.Random) -> None:
+    """SIGSTOP to the node that leads the queue, its clients' connections stay open; another leads, then SIGCONT."""
+    async with _whole(stage) as cluster:
+        leader = await _leader(stage, cluster)
+        await asyncio.to_thread(leader.freeze)
+        try:
+            await _until_led_by_another(stage, cluster, leader)
+            await asyncio.sleep(chance.uniform(0, TICK_SECONDS))
+        finally:
+            await asyncio.to_thread(leader.thaw)
+
+
+@fault("two of three RabbitMQ nodes killed", **_CLUSTER)
+async def kill_majority(stage: Stage, chance: random.Random) -> None:
+    """SIGKILL to two nodes: the queue has no majority and takes nothing until one of them is back."""
+    async with _whole(stage) as cluster:
+        leader = await _leader(stage, cluster)
+        left = chance.choice(cluster.nodes)
+        lost = cluster.others(left)
+        for node in lost:
+            await asyncio.to_thread(node.kill)
+        assert all(node.refuses() for node in lost), f"still there: {lost}, led by {leader.name}"
+        await asyncio.sleep(chance.uniform(1, 2.0 * TICK_SECONDS))
+        await _start(stage, cluster)
+
+
+@fault("all RabbitMQ nodes killed", **_CLUSTER)
+async def kill_all(stage: Stage, chance: random.Random) -> None:
+    """SIGKILL to all three at once; they are started again together."""
+    async with _whole(stage) as cluster:
+        await asyncio.to_thread(cluster.kill)
+        assert all(node.refuses() for node in cluster.nodes)
+        await asyncio.sleep(chance.uniform(0, 3))
+        await _start(stage, cluster)
+
+
+@fault("RabbitMQ nodes restarted one by one", **_CLUSTER)
+async def restart_rolling(stage: Stage, chance: random.Random) -> None:
+    """Each node is stopped cleanly and started, the next once all members of the queues are online again."""
+    async with _whole(stage) as cluster:
+        leaders = {await _leader(stage, cluster)}
+        for node in chance.sample(cluster.nodes, len(cluster.nodes)):
+            await asyncio.to_thread(node.stop)
+            assert node.refuses()
+            await _start(stage, cluster)
+            leaders.add(await _leader(stage, cluster))
+        assert len(leaders) > 1, "the leader was stopped, and leads"
+
+
+@fault("queue leader cut off, and pauses", **_CLUSTER)
+async def part_paused(stage: Stage, chance: random.Random) -> None:
+    """No way between the leader's node and the two others for longer than the tick time, nobody is told; it pauses."""
+    async with _whole(stage) as cluster, _parted(stage, cluster, chance) as alone:
+        # It finds itself in the minority, and closes its listeners and connections (before 4.3).
+        await _until_led_by_another(stage, cluster, alone)
+        await until(
+            lambda: asyncio.to_thread(alone.refuses),
+            f"{alone.name} pauses",
+            seconds_max=NOTICED_SECONDS_MAX,
+            details=stage.details,
+        )
+        await stage.until_more_are_stored(300)  # on the other side
+        await asyncio.sleep(chance.uniform(*APART_SECONDS))
+
+
+@fault("queue leader cut off, and goes on", **_CLUSTER)
+async def part_ignored(stage: Stage, chance: random.Random) -> None:
+    """No way between the leader's node and the two others; it keeps its clients (`ignore`) until it is restarted."""
+    async with _whole(stage) as cluster, _with_handling(cluster, "ignore"):
+        async with _parted(stage, cluster, chance) as alone:
+            await _until_led_by_another(stage, cluster, alone)
+            await asyncio.sleep(chance.uniform(*APART_SECONDS))
+            assert not alone.refuses(), "it has paused"
+        await asyncio.sleep(chance.uniform(0, TICK_SECONDS))  # both sides meet, and the clients of both are there
+        await asyncio.to_thread(alone.restart)
+
+
+@fault("queue leader cut off for a moment", **_CLUSTER)
+async def part_shortly(stage: Stage, chance: random.Random) -> None:
+    """No way between the leader's node and the two others, three times, too shortly for them to notice."""
+    async with _whole(stage) as cluster:
+        for _ in range(3):
+            async with _parted(stage, cluster, chance):
+                await asyncio.sleep(chance.uniform(*SHORTLY_APART_SECONDS))
+            await stage.until_more_are_stored(200)
+
+
+@asynccontextmanager
+async def _whole(stage: Stage) -> AsyncIterator[Cluster]:
+    """The cluster, whose nodes are all members of both queues; at the end they are again, by themselves."""
+    cluster = stage.rabbitmq
+    assert isinstance(cluster, Cluster)
+    await _until_whole(stage, cluster)
+    yield cluster
+    await _until_whole(stage, cluster)
+
+
+@asynccontextmanager
+async def _parted(stage: Stage, cluster: Cluster, chance: random.Random) -> AsyncIterator[Node]:
+    """The queue's leader reaches no other node; mostly it is the one that every client is connected to."""
+    alone = await _leader(stage, cluster)
+    if chance.random() < ALL_ON_ONE_SIDE:
+        await _connect_all_to(stage, cluster, alone)
+    held = cluster.held()
+    await asyncio.to_thread(cluster.part, alone)
+    try:
+        yield alone
+    finally:
+        await asyncio.to_thread(cluster.heal)
+    assert cluster.held() > held, "nothing was held back between the nodes"
+
+
+@asynccontextmanager
+async def _with_handling(cluster: Cluster, handling: str) -> AsyncIterator[None]:
+    """`cluster_partition_handling` on every node."""
+    expression = "application:set_env(rabbit, cluster_partition_handling, {})."
+    await _evaluate(cluster, expression.format(handling))
+    try:
+        yield
+    finally:
+        await _evaluate(cluster, expression.format(PARTITION_HANDLING))
+
+
+async def _evaluate(cluster: Cluster, expression: str) -> None:
+    await asyncio.gather(*(asyncio.to_thread(node.evaluate, expression) for node in cluster.nodes))
+
+
+async def _connect_all_to(stage: Stage, cluster: Cluster, node: Node) -> None:
+    """The load balancers send all clients there, once."""
+    proxies = (stage.workers_to_rabbitmq, stage.producers_to_rabbitmq)
+    for proxy in proxies:
+        await proxy.tell(prefers=node.port, cut=True)
+
+    async def all_are_there() -> bool:
+        try:
+            found = await asyncio.to_thread(cluster.manage, "GET", "/api/connections")
+        except _AWAY:
+            return False
+        by_user = {user: {one["node"] for one in found if one.get("user") == user} for user in (WORKERS, PRODUCERS)}
+        return all(nodes == {node.name} for nodes in by_user.values())
+
+    try:
+        await until(all_are_there, f"all clients are connected to {node.name}", seconds_max=60, details=stage.details)
+        await stage.until_more_are_stored(100)
+    finally:
+        for proxy in proxies:
+            await proxy.tell(prefers=0)
+
+
+async def _leader(stage: Stage, cluster: Cluster) -> Node:
+    """The node that leads the queue."""
+    queue = await _until_seen(stage, cluster.nodes[0], lambda queue: bool(queue.leader))
+    return cluster.named(queue.leader)
+
+
+async def _until_led_by_another(stage: Stage, cluster: Cluster, node: Node) -> None:
+    """Until another node leads the queue, and says so."""
+    other = cluster.others(node)[0]
+    await _until_seen(stage, other, lambda queue: queue.leader not in {"", node.name})
+
+
+async def _until_seen(stage: Stage, node: Node, condition: Callable[[Queue], bool]) -> Queue:
+    """Until the queue is so in this node's eyes; how it is then."""
+    seen: list[Queue] = []
+
+    async def is_so() -> bool:
+        try:
+            seen[:] = [await asyncio.to_thread(node.queue, stage.settings.queue)]
+        except _AWAY:
+            return False
+        return condition(seen[0])
+
+    await until(
+        is_so,
+        "the queue's members have changed",
+        seconds_max=NOTICED_SECONDS_MAX,
+        details=lambda: f"{seen}\n{stage.details()}",
+    )
+    return seen[0]
+
+
+async def _start(stage: Stage, cluster: Cluster) -> None:
+    """Start those that do not run; returns when they are members again."""
+    await asyncio.to_thread(cluster.start)
+    await _until_whole(stage, cluster)
+
+
+async def _until_whole(stage: Stage, cluster: Cluster) -> None:
+    await asyncio.to_thread(cluster.wait_until_whole, stage.settings.queue, stage.settings.dead_queue)
