@@ -4,6 +4,7 @@ import asyncio
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
+from time import monotonic
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -11,8 +12,9 @@ import asyncpg
 from usage_events.tls import POSTGRES, advice
 
 from worker.errors import ConfigurationError, RowsRefusedError, SystemUnavailableError
+from worker.postgres.hosts import each_host
 
-CONNECT_SECONDS_MAX = 10.0
+CONNECT_SECONDS_MAX = 10.0  # to all hosts of a DSN together
 STATEMENT_SECONDS_MAX = 30
 LOCK_SECONDS_MAX = 10
 COMMAND_SECONDS_MAX = 40.0  # the client's own bound: a frozen server answers nothing, not even its time-outs
@@ -21,6 +23,7 @@ PINS = {
     "synchronous_commit": "on",
     "default_transaction_isolation": "read committed",
     "TimeZone": "UTC",
+    "client_min_messages": "notice",  # a commit whose wait for the standby was cut short says so by a warning
     "statement_timeout": f"{STATEMENT_SECONDS_MAX}s",
     "lock_timeout": f"{LOCK_SECONDS_MAX}s",
     "idle_in_transaction_session_timeout": "60s",
@@ -50,26 +53,44 @@ async def connect(dsn: str, schema: str, *, name: str) -> asyncpg.Connection:
         SystemUnavailableError: no host answers, or none lets this user in.
         ConfigurationError: the DSN is none.
     """
+    failures: list[tuple[str, BaseException]] = []
+    give_up_at = monotonic() + CONNECT_SECONDS_MAX
+    try:
+        hosts = each_host(dsn)
+        for number, host in enumerate(hosts):
+            # The driver's own bound is for all hosts together: a silent first one would use it up each time.
+            seconds_max = max(0.1, give_up_at - monotonic()) / (len(hosts) - number)
+            try:
+                return await _connect(host, schema, name=name, seconds_max=seconds_max)
+            except (ssl.SSLError, *_LOST, asyncpg.PostgresError) as error:
+                failures.append((host, error))
+    except ValueError:
+        raise ConfigurationError(_UNREADABLE) from None  # its text may hold a piece of the password
+    why = "; ".join(f"{address(host)}: {_reason(error, dsn)}" for host, error in failures)
+    last = failures[-1][1]
+    if len(failures) == 1:
+        why = _reason(last, dsn)
+    raise SystemUnavailableError(f"Postgres at {address(dsn)} does not answer: {why}") from last
+
+
+async def _connect(dsn: str, schema: str, *, name: str, seconds_max: float) -> asyncpg.Connection:
     options: dict[str, Any] = {}
     if "target_session_attrs" not in dsn:
         options["target_session_attrs"] = "read-write"
-    try:
-        connection: asyncpg.Connection = await asyncpg.connect(
-            dsn,
-            timeout=CONNECT_SECONDS_MAX,
-            command_timeout=COMMAND_SECONDS_MAX,
-            statement_cache_size=0,
-            server_settings=PINS | {"application_name": name, "search_path": f'"{schema}"'},
-            **options,
-        )
-    except (ssl.SSLError, ValueError, *_LOST, asyncpg.PostgresError) as error:
-        # A certificate that is refused is a ValueError, too.
-        if isinstance(error, ValueError) and not isinstance(error, ssl.SSLError):
-            raise ConfigurationError(_UNREADABLE) from None  # its text may hold a piece of the password
-        told = advice(error, POSTGRES) if "sslmode" in dsn else None
-        reason = f"{describe(error)}: {told}" if told else describe(error)
-        raise SystemUnavailableError(f"Postgres at {address(dsn)} does not answer: {reason}") from error
+    connection: asyncpg.Connection = await asyncpg.connect(
+        dsn,
+        timeout=seconds_max,
+        command_timeout=COMMAND_SECONDS_MAX,
+        statement_cache_size=0,
+        server_settings=PINS | {"application_name": name, "search_path": f'"{schema}"'},
+        **options,
+    )
     return connection
+
+
+def _reason(error: BaseException, dsn: str) -> str:
+    told = advice(error, POSTGRES) if "sslmode" in dsn else None
+    return f"{describe(error)}: {told}" if told else describe(error)
 
 
 def address(dsn: str) -> str:

@@ -112,8 +112,7 @@ class PostgresStore:
 
     async def _commit(self, batch: Batch, isolation: Isolation, rejects: list[DeadLetter]) -> Written:
         with translated():
-            connection = await self._session.connection()
-            async with connection.transaction():
+            async with self._session.transaction() as connection:
                 merged = await merge(connection, isolation.sound())
                 letters = rejects + _letters_of_refused(batch, isolation, merged)
                 recorded = await record(

@@ -1,16 +1,19 @@
 """A writer's session: pinned, with stages of its own, renewed when old or failed; and what can be tried on it."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from time import monotonic
 from typing import TypeVar
 from uuid import uuid4
 
 import asyncpg
+from asyncpg.transaction import Transaction
 from usage_events.contract import Event
 from usage_events.ids import uuid7
 
 from worker.errors import RowsRefusedError, SystemUnavailableError
+from worker.postgres.commit import CommitWatch, answered
 from worker.postgres.isolate import Isolation, Numbered
 from worker.postgres.merge import merge, prepare
 from worker.postgres.session import connect, translated
@@ -38,6 +41,7 @@ class WriterSession:
         self._schema = schema
         self._name = name
         self._connection: asyncpg.Connection | None = None
+        self._commits: CommitWatch | None = None
         self._connected_at = 0.0
 
     async def connection(self) -> asyncpg.Connection:
@@ -48,13 +52,29 @@ class WriterSession:
         if self._connection is None:
             connection = await connect(self._dsn, self._schema, name=self._name)
             try:
-                await prepare(connection)
+                with answered():
+                    await prepare(connection)
             except BaseException:
                 connection.terminate()
                 raise
             self._connection = connection
+            self._commits = CommitWatch(connection)
             self._connected_at = monotonic()
         return self._connection
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[asyncpg.Connection]:
+        """A transaction: after the block it is committed, on the synchronous standby too where there is one.
+
+        Raises:
+            SystemUnavailableError: nobody knows whether the standby has it; see `worker.postgres.commit`.
+        """
+        async with self._begun() as (connection, transaction):
+            yield connection
+        with answered():
+            await transaction.commit()
+        if self._commits is not None:
+            self._commits.check()
 
     def drop(self) -> None:
         """Leave the connection at once: after a failure a polite goodbye may hang."""
@@ -103,7 +123,8 @@ class WriterSession:
         A host's own rule that refuses just this row does not count: the database answers, and each batch decides.
 
         Raises:
-            SystemUnavailableError: its disk is full, a right or a column is gone: it still reads, but writes nothing.
+            SystemUnavailableError: its disk is full, a right or column is gone, its synchronous standby is away (a new
+                session's stages are not committed): it still reads, but stores nothing.
         """
         with translated():
             canary = await _canary(await self.connection())
@@ -112,17 +133,33 @@ class WriterSession:
     async def _rehearse(self, numbered: list[Numbered]) -> RowsRefusedError | None:
         try:
             with translated():
-                connection = await self.connection()
-                transaction = connection.transaction()
-                await transaction.start()
-                try:
+                async with self._begun() as (connection, transaction):
                     await merge(connection, numbered)
                     await speak_now(connection)
-                finally:
-                    await transaction.rollback()
+                await transaction.rollback()
         except RowsRefusedError as error:
             return error
         return None
+
+    @asynccontextmanager
+    async def _begun(self) -> AsyncIterator[tuple[asyncpg.Connection, Transaction]]:
+        """A transaction that is open after the block; rolled back where the block fails.
+
+        Where it fails by anything but the server's own answer, the session is left instead: a polite rollback would
+        wait for a server that is silent, and asyncpg then waits for it twice.
+        """
+        connection = await self.connection()
+        transaction = connection.transaction()
+        await transaction.start()
+        try:
+            yield connection, transaction
+        except asyncpg.PostgresError:
+            if not connection.is_closed():
+                await transaction.rollback()
+            raise
+        except BaseException:
+            self.drop()
+            raise
 
     async def _require_sound_system(self, refused: RowsRefusedError) -> None:
         """Is it the rows, or would any row fail? Asked over a new session with an event that exists nowhere.
