@@ -8,3 +8,4 @@ class Arrangement(StrEnum):
 
     SINGLE = "single"  # one RabbitMQ, one Postgres
     CLUSTER = "cluster"  # three nodes of RabbitMQ, one Postgres
+    FAILOVER = "failover"  # one RabbitMQ, a primary of Postgres with a synchronous standby

@@ -13,6 +13,7 @@ from worker.batch import Batch
 from worker.decode import Decoded
 from worker.held import Held
 from worker.pipeline import Pipeline
+from worker.postgres.commit import CommitWatch
 from worker.settle import Ack, Ledger
 
 
@@ -59,8 +60,14 @@ def knows_no_ids() -> None:
     before = put(app, "decode_delivery", decode)
 
 
+def knows_no_standby() -> None:
+    """What is committed on the primary is taken for stored, whatever the server says of its standby."""
+    put(CommitWatch, "_hear", lambda *_: None)
+
+
 MISTAKES: dict[str, Callable[[], None]] = {
-    made.__name__: made for made in (acknowledges_before_the_commit, knows_no_generations, knows_no_ids)
+    made.__name__: made
+    for made in (acknowledges_before_the_commit, knows_no_generations, knows_no_ids, knows_no_standby)
 }
 
 if __name__ == "__main__":

@@ -15,3 +15,4 @@ class Load:
     unreadable_share: float = 0.0
     padding_bytes: int = 0
     same_events: bool = False  # every producer publishes the same ones
+    ids_of_months_ago: int = 0  # a quarter of the ids are UUIDv7s of so many months ago; 0: none

@@ -29,6 +29,8 @@ from chaos.ledger import ENDPOINT, Kind, LedgerFile, Line, digest
 IN_FLIGHT_MAX = 200
 CALL_SECONDS_MAX = 10.0
 RETRY_SECONDS = 0.2
+_TIME_PLACE = 80  # bits behind the time of a UUIDv7
+_FOUR_WEEKS_MS = 28 * 86_400_000
 _LOST = (aiormq.exceptions.AMQPError, aio_pika.exceptions.AMQPError, OSError, RuntimeError, TimeoutError)
 BAD: tuple[dict[str, Any], ...] = (
     {"input_tokens": -1},
@@ -55,6 +57,7 @@ class Options:
     bad_share: float = 0.02
     unreadable_share: float = 0.0
     padding_bytes: int = 0  # of each event's metadata
+    ids_from_ms: int = 0  # since 1970; a quarter of the ids begin with a time in the four weeks from then on; 0: none
 
     def command(self) -> list[str]:
         """How it is run."""
@@ -75,7 +78,7 @@ def events(options: Options) -> Iterator[tuple[Line, dict[str, Any]]]:
     created_at = datetime.fromisoformat(options.created_at)
     while True:
         created_at += timedelta(microseconds=1)
-        key = str(UUID(int=chance.getrandbits(128)))
+        key = str(UUID(int=_timed(chance.getrandbits(128), options.ids_from_ms)))
         tokens = chance.randrange(1, 10**6)
         event: dict[str, Any] = {
             "id": key,
@@ -91,6 +94,13 @@ def events(options: Options) -> Iterator[tuple[Line, dict[str, Any]]]:
         is_bad = chance.random() < options.bad_share
         change = chance.choice(BAD)  # drawn each time: the sequence is the same whatever the share
         yield Line(key, Kind.BAD if is_bad else Kind.GOOD, tokens + 7), event | change if is_bad else event
+
+
+def _timed(bits: int, from_ms: int) -> int:
+    """The bits of an id; of one in four the first 48 are made a time."""
+    if not from_ms or bits % 4:
+        return bits
+    return from_ms + (bits >> _TIME_PLACE) % _FOUR_WEEKS_MS << _TIME_PLACE | bits & (1 << _TIME_PLACE) - 1
 
 
 def messages(options: Options) -> Iterator[Message]:

@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager, contextmanager
 
 from chaos.arrangement import Arrangement
 from chaos.cluster import rabbitmq_cluster
+from chaos.failover import failover_postgres
 from chaos.stage import Servers
 from worker.demo import postgres_server, rabbitmq_server
 from worker.demo.postgres_server import PostgresServer
@@ -28,6 +29,7 @@ _STARTS: dict[
 ] = {
     Arrangement.SINGLE: (_postgres, _rabbitmq),
     Arrangement.CLUSTER: (_postgres, rabbitmq_cluster),
+    Arrangement.FAILOVER: (failover_postgres, _rabbitmq),
 }
 
 

@@ -37,6 +37,7 @@ from worker.postgres.migrations import migrate
 from worker.postgres.session import connect
 from worker.rabbitmq.source import connect as connect_broker
 from worker.rabbitmq.topology import ensure_topology
+from worker.retention.months import Month
 from worker.settings import Settings, load_settings
 
 PASSWORD = "chaos"
@@ -89,21 +90,21 @@ class Stage:
         self.settings: Settings = load_settings(
             amqp_url=self.rabbitmq.amqp_url, exchange=f"chaos-{name}", queue=f"chaos-{name}.events"
         )
-        self.dsn = ""
         self.fleet: Fleet
         self.workers_to_rabbitmq: Proxy
-        self.workers_to_postgres: Proxy
+        self.workers_to_nodes: list[Proxy] = []  # of Postgres, in the order in which workers try them; mostly one
         self.producers_to_rabbitmq: Proxy
         self.producers: list[asyncio.subprocess.Process] = []
         self._database_name = f"chaos_{name}"
         self._environment = environment
         self._database: asyncpg.Connection | None = None
+        self._database_dsn = ""
         self._ledgers: list[Path] = []
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
-            self.dsn = await asyncio.to_thread(self.postgres.create_database, self._database_name)
+            await asyncio.to_thread(self.postgres.create_database, self._database_name)
             stack.push_async_callback(asyncio.to_thread, self.postgres.drop_database, self._database_name)
             await self._prepare_database()
             await self.declare()
@@ -113,9 +114,10 @@ class Stage:
             stack.push_async_callback(self.workers_to_rabbitmq.close)
             self.producers_to_rabbitmq = await Proxy.start(amqp_port, Protocol.AMQP, seed=self.seed, others=others)
             stack.push_async_callback(self.producers_to_rabbitmq.close)
-            dsn_port = urlsplit(self.dsn).port or 0
-            self.workers_to_postgres = await Proxy.start(dsn_port, Protocol.POSTGRES, seed=self.seed)
-            stack.push_async_callback(self.workers_to_postgres.close)
+            for port in ports(self.postgres, self.dsn):
+                proxy = await Proxy.start(port, Protocol.POSTGRES, seed=self.seed)
+                stack.push_async_callback(proxy.close)
+                self.workers_to_nodes.append(proxy)
             self.fleet = Fleet(self._worker_environment(), self.folder)
             stack.push_async_callback(asyncio.to_thread, self._servers.mend)
             stack.push_async_callback(self._end)
@@ -125,6 +127,25 @@ class Stage:
     async def __aexit__(self, *_: object) -> None:
         await self._stack.aclose()
 
+    @property
+    def dsn(self) -> str:
+        """The run's database, asked directly; of several servers on the one that takes writes now."""
+        return self.dsn_of(self.postgres)
+
+    def dsn_of(self, server: PostgresServer) -> str:
+        """The run's database on this server, asked directly."""
+        return urlunsplit(urlsplit(server.dsn)._replace(path=f"/{self._database_name}"))
+
+    def dsn_of_workers(self, user: str | None = None) -> str:
+        """The same through the proxies, of all servers, as this user or as the one that tests are."""
+        return _through(self.dsn, *self.workers_to_nodes, user=user)
+
+    @property
+    def workers_to_postgres(self) -> Proxy:
+        """The proxy before the only server."""
+        (proxy,) = self.workers_to_nodes
+        return proxy
+
     # Producers.
 
     async def start_producers(self, load: Load) -> None:
@@ -133,7 +154,7 @@ class Stage:
         for number in range(load.producers):
             ledger = self._new_ledger(f"producer-{number}")
             options = Options(
-                amqp_url=_through(self.rabbitmq.amqp_url, self.producers_to_rabbitmq, PRODUCERS) + "?heartbeat=5",
+                amqp_url=_through(self.rabbitmq.amqp_url, self.producers_to_rabbitmq, user=PRODUCERS) + "?heartbeat=5",
                 exchange=self.settings.exchange,
                 ledger=str(ledger),
                 seed=self.seed if load.same_events else self.seed * 100 + number,
@@ -145,6 +166,7 @@ class Stage:
                 bad_share=load.bad_share,
                 unreadable_share=load.unreadable_share,
                 padding_bytes=load.padding_bytes,
+                ids_from_ms=_first_ms(load.ids_of_months_ago),
             )
             with (self.folder / f"producer-{number}.log").open("wb") as log:
                 self.producers.append(
@@ -172,7 +194,10 @@ class Stage:
         give_up_at = monotonic() + seconds_max
         while True:
             try:
+                if self._database_dsn != self.dsn:  # another server takes writes now
+                    self._forget_database()
                 if self._database is None:
+                    self._database_dsn = self.dsn
                     self._database = await asyncpg.connect(self.dsn, timeout=CALL_SECONDS_MAX)
                 return await self._database.fetchval(query, *arguments, timeout=CALL_SECONDS_MAX)
             except _AWAY:
@@ -267,8 +292,8 @@ class Stage:
 
     def _worker_environment(self) -> dict[str, str]:
         return {
-            "USAGE_POSTGRES_DSN": _through(self.dsn, self.workers_to_postgres),
-            "USAGE_AMQP_URL": _through(self.rabbitmq.amqp_url, self.workers_to_rabbitmq, WORKERS),
+            "USAGE_POSTGRES_DSN": self.dsn_of_workers(),
+            "USAGE_AMQP_URL": _through(self.rabbitmq.amqp_url, self.workers_to_rabbitmq, user=WORKERS),
             "USAGE_EXCHANGE": self.settings.exchange,
             "USAGE_QUEUE": self.settings.queue,
             **WORKER_SETTINGS,
@@ -330,7 +355,14 @@ class Stage:
                 await channel.exchange_delete(exchange)
 
 
-def _through(url: str, proxy: Proxy, user: str | None = None) -> str:
+def _first_ms(months_ago: int) -> int:
+    """The first millisecond of a month; 0 for this one."""
+    return round(Month.of(datetime.now(UTC)).plus(-months_ago).start.timestamp()) * 1000 if months_ago else 0
+
+
+def _through(url: str, *proxies: Proxy, user: str | None = None) -> str:
+    """A server's URL with these proxies in its place, to be tried in turn."""
     parts = urlsplit(url)
     login = f"{user}:{PASSWORD}" if user else parts.netloc.rpartition("@")[0]
-    return urlunsplit(parts._replace(netloc=f"{login}@{LOOPBACK}:{proxy.port}"))
+    hosts = ",".join(f"{LOOPBACK}:{proxy.port}" for proxy in proxies)
+    return urlunsplit(parts._replace(netloc=f"{login}@{hosts}"))

@@ -9,6 +9,7 @@ import pytest
 from harness import until
 
 import chaos.faults  # noqa: F401 - fills the registry
+from chaos.arrangement import Arrangement
 from chaos.broken_worker import MISTAKES
 from chaos.registry import FAULTS, Fault
 from chaos.run import Outcome, play
@@ -79,6 +80,14 @@ async def test_forgotten_ids_are_noticed(servers: Servers) -> None:
     """What was published twice stands in the table twice."""
     outcome = await play_broken(servers, FAULTS["published twice at once"], "knows_no_ids")
     assert outcome.counts["doubled"] > 0
+
+
+@pytest.mark.parametrize("servers", [Arrangement.FAILOVER], indirect=True)
+async def test_commits_that_did_not_wait_for_the_standby_are_noticed(servers: Servers) -> None:
+    """What only the lost primary had was acknowledged, and is missing from the books of the new one."""
+    fault = FAULTS["failover after commits were told not to wait"]
+    outcome = await play_broken(servers, fault, "knows_no_standby")
+    assert outcome.counts["lost"] > 0
 
 
 async def test_the_same_faults_find_nothing_in_the_product(servers: Servers) -> None:

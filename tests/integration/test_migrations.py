@@ -11,6 +11,7 @@ from worker.errors import SchemaError, SystemUnavailableError
 from worker.postgres import migrations
 from worker.postgres.differences import COLUMNS, INDEXES, differences
 from worker.postgres.migrations import Migration, find_migrations, migrate, missing_migrations, schema_version
+from worker.postgres.roles import grant_roles
 from worker.postgres.session import connect
 
 ALL = [migration.name for migration in find_migrations()]
@@ -119,6 +120,24 @@ async def test_a_held_lock_is_waited_for_in_short_tries(
     assert await tables(other, "public") == {"users"}
     await other.execute("COMMIT")
     assert [migration.name for migration in await task] == ALL
+
+
+async def test_roles_are_given_in_short_tries_as_well(
+    connection: asyncpg.Connection,
+    other: asyncpg.Connection,
+    retried: asyncio.Event,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Beside workers a table is locked at any moment: it is tried again, where it had failed at the first deadlock."""
+    monkeypatch.setattr(migrations, "LOCK_TIMEOUT_MS", 50)
+    await migrate(connection, "public")
+    await other.execute("BEGIN; LOCK TABLE ai_usage_logs IN ROW EXCLUSIVE MODE")
+    task = asyncio.create_task(grant_roles(connection, "public"))
+    await retried.wait()
+    await other.execute("COMMIT")
+    await task
+    owner = "SELECT relowner::regrole::text FROM pg_class WHERE oid = 'ai_usage_logs'::regclass"
+    assert await other.fetchval(owner) == "usage_owner"
 
 
 async def test_a_migration_waits_for_two_seconds_at_most(connection: asyncpg.Connection) -> None:

@@ -2,12 +2,14 @@
 
 import hashlib
 import re
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from time import perf_counter
+from typing import TypeVar
 
 import asyncpg
 import stamina
@@ -22,6 +24,7 @@ MIGRATION_SECONDS_MAX = 3600.0
 # The server or the connection fails: it may work later, unlike everything else that a migration can run into.
 _SYSTEM_CLASSES = ("08", "53", "57", "58")
 _READ_ONLY = "25006"
+T = TypeVar("T")
 _BUSY = (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError)
 
 _FILE_NAME = re.compile(r"(?P<version>\d{4})_[a-z0-9_]+\.sql")
@@ -146,7 +149,7 @@ async def migrate(
     async with alone(connection, schema):
         pending = pending_migrations(known, await _checksums(connection, schema))
         for migration in pending:
-            on_applied(await _apply_patiently(connection, schema, migration))
+            on_applied(await patiently(migration.name, partial(_apply, connection, schema, migration)))
     return pending
 
 
@@ -183,14 +186,20 @@ async def _has_table(connection: asyncpg.Connection, schema: str) -> bool:
     )
 
 
-async def _apply_patiently(connection: asyncpg.Connection, schema: str, migration: Migration) -> Applied:
-    patiently = stamina.AsyncRetryingCaller(attempts=None, timeout=PATIENCE_SECONDS)
-    with explained(f"{migration.name} failed and changed nothing"):
+async def patiently(what: str, work: Callable[[], Awaitable[T]]) -> T:
+    """What `work`, a transaction, returns; begun again while others hold a lock that it needs.
+
+    Raises:
+        SchemaError: it cannot work in this database; `what` stands in front.
+        SystemUnavailableError: a lock was not to be had within `PATIENCE_SECONDS`, or the connection failed.
+    """
+    again = stamina.AsyncRetryingCaller(attempts=None, timeout=PATIENCE_SECONDS)
+    with explained(f"{what} failed and changed nothing"):
         try:
-            return await patiently.on(_BUSY)(_apply, connection, schema, migration)
+            return await again.on(_BUSY)(work)
         except _BUSY as error:
             raise SystemUnavailableError(
-                f"{migration.name} changed nothing: for {PATIENCE_SECONDS:g} s others held a lock that it needs"
+                f"{what} changed nothing: for {PATIENCE_SECONDS:g} s others held a lock that it needs"
                 f" ({describe(error)}): end long transactions on users, organizations and the usage tables"
                 " (pg_stat_activity shows them), then run it again"
             ) from error

@@ -1,12 +1,14 @@
 """The roles of least privilege: `schema/roles.sql`, run in the schema that holds the tables."""
 
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 
 import asyncpg
 
 from worker.errors import SchemaError, UsageWorkerError
-from worker.postgres.migrations import alone, explained, quoted
+from worker.postgres import migrations
+from worker.postgres.migrations import alone, patiently, quoted
 
 OWNER, WORKER, READER, OPERATOR = ROLES = ("usage_owner", "usage_worker", "usage_reader", "usage_operator")
 STATEMENT_SECONDS_MAX = 120
@@ -33,14 +35,19 @@ async def grant_roles(connection: asyncpg.Connection, schema: str) -> None:
         SystemUnavailableError: a lock was not to be had, or the connection failed.
     """
     async with alone(connection, schema):
-        with explained("roles.sql failed and changed nothing"):
-            try:
-                async with connection.transaction():
-                    await connection.execute(
-                        f"SET LOCAL search_path = {quoted(schema)}, pg_temp;"
-                        f"SET LOCAL statement_timeout = '{STATEMENT_SECONDS_MAX}s'"
-                    )
-                    await connection.execute(roles_sql(), timeout=STATEMENT_SECONDS_MAX)
-            except asyncpg.InsufficientPrivilegeError as error:
-                hint = error.hint or "run it as a superuser, or as a role with CREATEROLE that owns the schema"
-                raise UsageWorkerError(f"{error.message}: {hint}") from error
+        await patiently("roles.sql", partial(_grant, connection, schema))
+
+
+async def _grant(connection: asyncpg.Connection, schema: str) -> None:
+    try:
+        async with connection.transaction():
+            await connection.execute(
+                f"SET LOCAL search_path = {quoted(schema)}, pg_temp;"
+                # Tables change their owner: who waits for one makes the workers wait, who may have what it lacks.
+                f"SET LOCAL lock_timeout = {migrations.LOCK_TIMEOUT_MS};"
+                f"SET LOCAL statement_timeout = '{STATEMENT_SECONDS_MAX}s'"
+            )
+            await connection.execute(roles_sql(), timeout=STATEMENT_SECONDS_MAX)
+    except asyncpg.InsufficientPrivilegeError as error:
+        hint = error.hint or "run it as a superuser, or as a role with CREATEROLE that owns the schema"
+        raise UsageWorkerError(f"{error.message}: {hint}") from error

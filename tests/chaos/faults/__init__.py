@@ -1,5 +1,5 @@
 """Every fault, by kind; importing this fills the registry."""
 
-from chaos.faults import cluster, machine, network, postgres, rabbitmq, workers
+from chaos.faults import cluster, failover, limits, machine, network, partitions, postgres, rabbitmq, workers
 
-__all__ = ["cluster", "machine", "network", "postgres", "rabbitmq", "workers"]
+__all__ = ["cluster", "failover", "limits", "machine", "network", "partitions", "postgres", "rabbitmq", "workers"]
