@@ -21,37 +21,28 @@ DO $$ BEGIN
 END $$;
 ALTER ROLE {ROLE} CONNECTION LIMIT -1
 """
+_SESSIONS = f"SELECT count(*) FROM pg_stat_activity WHERE usename = '{ROLE}'"
 _END = f"SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE usename = '{ROLE}'"
 
 
 @fault("Postgres role's connection limit reached", mixes=False)
 async def limit_of_role(stage: Stage, chance: random.Random) -> None:
-    """The workers' role may have one to four connections for some seconds, three times, and its sessions are ended."""
+    """The workers' role may have one connection for some seconds, three times, and its sessions are ended."""
     await command.run(stage, "migrate", "--roles")
     database = await asyncpg.connect(stage.dsn, timeout=30)
     try:
         await database.execute(_MAKE)
         stage.fleet.use(USAGE_POSTGRES_DSN=stage.dsn_of_workers(ROLE))
         await stage.fleet.replace()
-        await stage.until_more_are_stored(ROWS)
         for _ in range(3):
-            await database.execute(f"ALTER ROLE {ROLE} CONNECTION LIMIT {chance.randint(1, 4)}")
-            await _until_refused(stage, database)
-            await asyncio.sleep(chance.uniform(1, 4))
-            await database.execute(f"ALTER ROLE {ROLE} CONNECTION LIMIT -1")
+            await stage.fleet.until_up()
             await stage.until_more_are_stored(ROWS)
+            await database.execute(f"ALTER ROLE {ROLE} CONNECTION LIMIT 1")
+            await database.fetchval(_END)
+            await until(lambda: REFUSED in stage.postgres._host.log_tail(), "one is refused", details=stage.details)
+            await asyncio.sleep(chance.uniform(1, 5))
+            assert await database.fetchval(_SESSIONS) <= 1
+            await database.execute(f"ALTER ROLE {ROLE} CONNECTION LIMIT -1")
     finally:
         await database.execute(f"ALTER ROLE {ROLE} CONNECTION LIMIT -1")
         database.terminate()
-
-
-async def _until_refused(stage: Stage, database: asyncpg.Connection) -> None:
-    """Its sessions are ended, until one of their successors has not been let in."""
-    before = _refused(stage)
-    await database.fetchval(_END)
-    await until(lambda: _refused(stage) > before, "a worker is refused", details=stage.details)
-
-
-def _refused(stage: Stage) -> int:
-    """How often workers have said that they were."""
-    return sum(log.read_text(errors="replace").count(REFUSED) for log in stage.folder.glob("worker-*.log"))
