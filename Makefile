@@ -8,7 +8,7 @@ BENCH := PYTHONPATH=tests $(PYTHON) -m benchmarks
 MEASURED := .local/benchmarks
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all chaos chaos-test check bench bench-full bench-publish bench-dead-letters bench-data-life bench-producers bench-scaling profile kubernetes-alerts bench-environment environment servers settings-page release release-rehearsal
+.PHONY: help demo test test-all chaos chaos-test fuzz check bench bench-full bench-publish bench-dead-letters bench-data-life bench-producers bench-scaling profile kubernetes-alerts bench-environment environment servers settings-page release release-rehearsal
 
 help: ## Show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,6 +28,9 @@ chaos: servers ## Break everything around the workers, three times each way, for
 
 chaos-test: servers ## The same once each, as tests; and that it notices workers that are broken by hand (half an hour)
 	@$(PYTHON) -m pytest -m chaos tests/chaos
+
+fuzz: environment ## Damage a million messages and play them into a database, each held against the contract (ten minutes)
+	@PYTHONPATH=tests $(PYTHON) -m chaos.fuzz --json .local/fuzz/summary.json
 
 check: environment ## Lint and check types
 	@.venv/bin/ruff check

@@ -55,15 +55,15 @@ _METADATA = [
     '{"a":' * 8 + "1" + "}" * 8, '{"a":' * 9 + "1" + "}" * 9, '{"a":' + "[" * 300 + "]" * 300 + "}",
     '{"a":' + "9" * 309 + "}", '{"a":"' + "x" * 16376 + '"}', '{"a":"' + "x" * 16377 + '"}',
 ]  # fmt: skip
-_DATA_FIELDS = {
+DATA_FIELDS = {
     "user_id": _IDS, "organization_id": _IDS, "input_tokens": _TOKENS, "output_tokens": _TOKENS,
     "tokens_used": ["14", *_TOKENS],
     "endpoint": _TEXTS, "model": _TEXTS, "request_type": [*_TEXTS, '"' + "x" * 51 + '"'], "request_metadata": _METADATA,
     "estimated_cost_usd": _COSTS,
 }  # fmt: skip
-_NATIVE_FIELDS = {"id": _IDS, "created_at": _TIMES, **_DATA_FIELDS}
-_STRANGE_FIELDS = {"unknown": ["1", "null"], "inputTokens": ["1"], "": ["1"], "a.b": ["{}"], "\\ud800": ["1"]}
-_ENVELOPE_FIELDS = {
+NATIVE_FIELDS = {"id": _IDS, "created_at": _TIMES, **DATA_FIELDS}
+STRANGE_FIELDS = {"unknown": ["1", "null"], "inputTokens": ["1"], "": ["1"], "a.b": ["{}"], "\\ud800": ["1"]}
+ENVELOPE_FIELDS = {
     "specversion": ['"1.0"', '"0.3"', "1.0"], "id": [UUID_TEXT, '"call-1"', '""', '"\\u0000"', "7"],
     "source": ['"urn:x"', '"é"', '""', "null"], "type": ['"t"', '""', "null"], "time": _TIMES,
     "datacontenttype": ['"application/json"', "null", "1"], "subject": ["null", '"s"', "1"],
@@ -84,22 +84,22 @@ def _object_texts(draw: st.DrawFn, fields: dict[str, list[str]], *, wrong_max: i
         elif name in _REQUIRED or given >> index & 1:
             members.append(f'"{name}":{texts[0]}')
     if draw(st.integers(0, 9)) == 9:
-        name = draw(st.sampled_from(sorted(_STRANGE_FIELDS)))
-        members.append(f'"{name}":{_STRANGE_FIELDS[name][0]}')
+        name = draw(st.sampled_from(sorted(STRANGE_FIELDS)))
+        members.append(f'"{name}":{STRANGE_FIELDS[name][0]}')
     first = draw(st.integers(0, len(members)))
     return members[first:] + members[:first]
 
 
 @st.composite
 def _native_texts(draw: st.DrawFn) -> bytes:
-    return ("{" + ",".join(draw(_object_texts(_NATIVE_FIELDS, wrong_max=3))) + "}").encode()
+    return ("{" + ",".join(draw(_object_texts(NATIVE_FIELDS, wrong_max=3))) + "}").encode()
 
 
 @st.composite
 def _cloudevent_texts(draw: st.DrawFn) -> bytes:
-    data = "{" + ",".join(draw(_object_texts(_DATA_FIELDS, wrong_max=2))) + "}"
+    data = "{" + ",".join(draw(_object_texts(DATA_FIELDS, wrong_max=2))) + "}"
     datas = [data, *draw(st.sampled_from([[], [], [], ["[]"], ["null"], ["{}"]]))]
-    members = [*draw(_object_texts(_ENVELOPE_FIELDS, wrong_max=2)), *(f'"data":{text}' for text in reversed(datas))]
+    members = [*draw(_object_texts(ENVELOPE_FIELDS, wrong_max=2)), *(f'"data":{text}' for text in reversed(datas))]
     return ("{" + ",".join(members) + "}").encode()
 
 

@@ -21,16 +21,6 @@ async def malformed(stage: Stage, chance: random.Random) -> None:
         await worker.kill()
 
 
-@fault("published twice at once", load=Load(sizes=((1,), (50,)), same_events=True))
-async def twice(stage: Stage, chance: random.Random) -> None:
-    """Two producers publish the same events at once, one each alone, one in fifties; a worker is killed in it."""
-    for _ in range(3):
-        await asyncio.sleep(chance.uniform(0.5, 1.5))
-        worker = stage.fleet.pick(chance)
-        if worker is not None:
-            await worker.kill()
-
-
 @fault("processors busy", recovery_seconds_max=60)
 async def busy(stage: Stage, chance: random.Random) -> None:
     """Others take the machine's processors for some seconds."""
