@@ -6,9 +6,10 @@ PYTEST := $(PYTHON) -m pytest -n 3 --dist worksteal
 
 BENCH := PYTHONPATH=tests $(PYTHON) -m benchmarks
 MEASURED := .local/benchmarks
+MINUTES := 60
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all chaos chaos-test fuzz check bench bench-full bench-publish bench-dead-letters bench-data-life bench-producers bench-scaling profile kubernetes-alerts bench-environment environment servers settings-page release release-rehearsal
+.PHONY: help demo test test-all chaos chaos-test fuzz soak check bench bench-full bench-publish bench-dead-letters bench-data-life bench-producers bench-scaling profile kubernetes-alerts bench-environment environment servers settings-page release release-rehearsal
 
 help: ## Show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,6 +32,9 @@ chaos-test: servers ## The same once each, as tests; and that it notices workers
 
 fuzz: environment ## Damage a million messages and play them into a database, each held against the contract (ten minutes)
 	@PYTHONPATH=tests $(PYTHON) -m chaos.fuzz --json .local/fuzz/summary.json
+
+soak: bench-environment ## Load and random faults for MINUTES=60: are the books right, and memory, descriptors, tasks, connections flat?
+	@PYTHONPATH=tests $(PYTHON) -m chaos.soak --minutes $(MINUTES) --json .local/chaos/soak.json --write
 
 check: environment ## Lint and check types
 	@.venv/bin/ruff check

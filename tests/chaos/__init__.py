@@ -5,6 +5,7 @@
     run.py        one run: load, faults at seeded instants, the seconds until events flow again, the books
     ledger.py     what the producers had confirmed against what the database holds, event by event
     report.py     runs as lines of JSON, and the table made of them
+    soak/         an hour of it: load, faults one after another, and whether memory and connections stay flat
 
 `make chaos` runs every fault and writes the table into docs/chaos.md; `CHAOS_SEED=…` plays a run again.
 """

@@ -14,7 +14,7 @@ from harness import WorkerProcess, until
 from chaos.home import TESTS
 
 RESTART_SECONDS = 0.2
-RUNS_SECONDS_MAX = 3600.0
+RUNS_SECONDS_MAX = 7 * 86_400.0
 
 # What the broker says to an acknowledgement of what is not outstanding on its channel.
 ASTRAY = "unknown delivery tag"
@@ -34,6 +34,7 @@ class Fleet:
         self._environment = dict(environment)
         self._folder = folder
         self._module: str | None = None
+        self.uses = 0  # calls of `use`
         self._logs: list[Path] = []
         self._slots: list[_Slot] = []
 
@@ -51,6 +52,7 @@ class Fleet:
         """Workers that are started from now on run this module in the command's place, with this on top."""
         self._module = module
         self._environment |= environment
+        self.uses += 1
 
     async def scale(self, workers: int) -> None:
         """Start some, or stop some by SIGTERM; those that are stopped have ended when this returns."""
@@ -75,11 +77,15 @@ class Fleet:
 
     def astray(self) -> int:
         """How many acknowledgements of theirs the broker has refused."""
-        return sum(log.read_text(errors="replace").count(ASTRAY) for log in self._logs)
+        return sum(log.count(ASTRAY) for log in self.logs())
+
+    def logs(self) -> list[str]:
+        """What each has written, those that have ended too."""
+        return [log.read_text(errors="replace") for log in self._logs]
 
     def tracebacks(self) -> list[str]:
         """The ends of the logs of those that ended with an error that is nobody's."""
-        texts = [log.read_text(errors="replace") for log in self._logs]
+        texts = self.logs()
         return [text[text.index(TRACEBACK) :][:3000] for text in texts if TRACEBACK in text]
 
     async def start_one(self) -> WorkerProcess:
@@ -128,7 +134,10 @@ class _Slot:
 
     async def _keep(self) -> None:
         while not self._unwanted.is_set():
+            uses = self._fleet.uses
             self.worker = await self._fleet.start_one()
+            if uses != self._fleet.uses:
+                await self.worker.kill()  # it was on its way, as what it replaces, when all others were replaced
             if self._unwanted.is_set():
                 await self.worker.kill()
             status = await self.worker.wait(RUNS_SECONDS_MAX)

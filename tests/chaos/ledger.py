@@ -5,9 +5,10 @@ however its producer ends. An event is known by its id, a body that nobody can r
 in the event's `endpoint`: a row is known by both.
 """
 
+import asyncio
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from hashlib import sha256
@@ -18,6 +19,15 @@ import asyncpg
 
 ENDPOINT = "/chaos/"  # and the id
 WRONG = ("lost", "doubled", "wrongly_dead", "misread", "made_up")
+PARTS = "0123456789abcdef"  # what keys begin with
+_ROWS = """
+SELECT id::text, endpoint, tokens_used FROM ai_usage_logs
+WHERE starts_with(id::text, $1)
+"""
+_LETTERS = """
+SELECT event_id::text, reason, body FROM ai_usage_dead_letters
+WHERE event_id IS NULL OR starts_with(event_id::text, $1)
+"""
 _IDS = re.compile(rb"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
@@ -72,18 +82,23 @@ class Ledger:
     confirmations: int = 0
 
     @classmethod
-    def read(cls, paths: Iterable[Path]) -> "Ledger":
-        """Several files as one: an id may stand in more than one of them."""
+    def read(cls, paths: Iterable[Path], of: str = "") -> "Ledger":
+        """Several files as one: an id may stand in more than one of them. Of the keys that begin with `of`, alone."""
         ledger = cls()
+        wanted = tuple(f"{word} {of}" for word in ("sent", "confirmed"))
         for path in paths:
-            for text in path.read_text(encoding="ascii").splitlines():
-                word, key, *rest = text.split()
-                if word == "sent":
-                    ledger.sent[key] = Line(key, Kind(rest[0]), int(rest[1]))
-                else:
-                    ledger.confirmed.add(key)
-                    ledger.confirmations += 1
+            with path.open(encoding="ascii") as lines:
+                ledger._add(text for text in lines if text.startswith(wanted))
         return ledger
+
+    def _add(self, texts: Iterable[str]) -> None:
+        for text in texts:
+            word, key, *rest = text.split()
+            if word == "sent":
+                self.sent[key] = Line(key, Kind(rest[0]), int(rest[1]))
+            else:
+                self.confirmed.add(key)
+                self.confirmations += 1
 
     def of_kind(self, kind: Kind) -> set[str]:
         """The keys of what must become this."""
@@ -113,13 +128,22 @@ class Books:
         """Some ids by what is wrong with them."""
         return {kind: sorted(getattr(self, kind))[:3] for kind in WRONG if getattr(self, kind)}
 
+    def __add__(self, other: "Books") -> "Books":
+        """The books of both parts of the ledgers."""
+        return Books(
+            events=self.events + other.events,
+            confirmations=self.confirmations + other.confirmations,
+            reasons=self.reasons + other.reasons,
+            **{kind: getattr(self, kind) | getattr(other, kind) for kind in WRONG},
+        )
 
-async def balance(database: asyncpg.Connection, ledger: Ledger) -> Books:
-    """Compare the ledger with the tables; nobody may be writing."""
-    rows = await database.fetch("SELECT id::text, endpoint, tokens_used FROM ai_usage_logs")
-    letters = await database.fetch("SELECT event_id::text, reason, body FROM ai_usage_dead_letters")
+
+async def balance(database: asyncpg.Connection, ledger: Ledger, of: str = "") -> Books:
+    """Compare the ledger with the tables, or that part of both whose keys begin with `of`; nobody may be writing."""
+    rows = await database.fetch(_ROWS, of)
+    letters = await database.fetch(_LETTERS, of)
     stored = Counter(row["endpoint"].removeprefix(ENDPOINT) for row in rows)
-    dead = {key for letter in letters for key in _keys(letter, ledger)}
+    dead = {key for letter in letters for key in _keys(letter, ledger) if key.startswith(of)}
     good = ledger.of_kind(Kind.GOOD)
     unrefused = (ledger.confirmed - good) - dead  # bad, and no letter says so
     return Books(
@@ -131,8 +155,19 @@ async def balance(database: asyncpg.Connection, ledger: Ledger) -> Books:
         misread=_misread(rows, ledger) | (stored.keys() & ledger.of_kind(Kind.BAD)),
         made_up={row["id"] for row in rows if row["endpoint"] != f"{ENDPOINT}{row['id']}"}
         | ((stored.keys() | dead) - ledger.sent.keys()),
-        reasons=Counter(letter["reason"] for letter in letters),
+        reasons=Counter(letter["reason"] for letter in letters if letter["event_id"] or of in {"", PARTS[0]}),
     )
+
+
+async def balance_in_parts(database: asyncpg.Connection, paths: Sequence[Path]) -> Books:
+    """The same of ledgers that are too long to be held at once: keys are hexadecimal, and taken digit by digit."""
+    books: Books | None = None
+    for digit in PARTS:
+        ledger = await asyncio.to_thread(Ledger.read, paths, digit)
+        part = await balance(database, ledger, digit)
+        books = part if books is None else books + part
+    assert books is not None
+    return books
 
 
 def _keys(letter: Any, ledger: Ledger) -> set[str]:

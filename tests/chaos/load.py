@@ -16,3 +16,4 @@ class Load:
     padding_bytes: int = 0
     same_events: bool = False  # every producer publishes the same ones
     ids_of_months_ago: int = 0  # a quarter of the ids are UUIDv7s of so many months ago; 0: none
+    ahead_seconds: Sequence[float] = (-300,)  # what their clocks are ahead of ours, one a producer, in turn

@@ -58,6 +58,7 @@ class Options:
     unreadable_share: float = 0.0
     padding_bytes: int = 0  # of each event's metadata
     ids_from_ms: int = 0  # since 1970; a quarter of the ids begin with a time in the four weeks from then on; 0: none
+    is_in_future: bool = False  # each event is, and has to be refused
 
     def command(self) -> list[str]:
         """How it is run."""
@@ -92,8 +93,9 @@ def events(options: Options) -> Iterator[tuple[Line, dict[str, Any]]]:
         if options.padding_bytes:
             event["request_metadata"] = {"padding": "x" * options.padding_bytes}
         is_bad = chance.random() < options.bad_share
+        kind = Kind.BAD if is_bad or options.is_in_future else Kind.GOOD
         change = chance.choice(BAD)  # drawn each time: the sequence is the same whatever the share
-        yield Line(key, Kind.BAD if is_bad else Kind.GOOD, tokens + 7), event | change if is_bad else event
+        yield Line(key, kind, tokens + 7), event | change if is_bad else event
 
 
 def _timed(bits: int, from_ms: int) -> int:

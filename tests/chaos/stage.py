@@ -22,6 +22,7 @@ import aiormq
 import asyncpg
 from harness import ORGANIZATION, USER
 from harness.waiting import until
+from usage_events.contract import MAX_AHEAD_SECONDS
 
 from chaos.fleet import Fleet
 from chaos.home import TESTS
@@ -150,16 +151,18 @@ class Stage:
 
     async def start_producers(self, load: Load) -> None:
         """Begin to publish; each producer has a ledger of its own."""
-        created_at = (datetime.now(UTC) - timedelta(minutes=5)).isoformat()
+        now = datetime.now(UTC)
         for number in range(load.producers):
             ledger = self._new_ledger(f"producer-{number}")
+            ahead_seconds = load.ahead_seconds[number % len(load.ahead_seconds)]
             options = Options(
                 amqp_url=_through(self.rabbitmq.amqp_url, self.producers_to_rabbitmq, user=PRODUCERS) + "?heartbeat=5",
                 exchange=self.settings.exchange,
                 ledger=str(ledger),
                 seed=self.seed if load.same_events else self.seed * 100 + number,
                 rate=load.rate,
-                created_at=created_at,
+                created_at=(now + timedelta(seconds=ahead_seconds)).isoformat(),
+                is_in_future=ahead_seconds > MAX_AHEAD_SECONDS,
                 user_id=str(USER),
                 organization_id=str(ORGANIZATION),
                 sizes=load.sizes[number % len(load.sizes)],

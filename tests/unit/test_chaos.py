@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -187,7 +188,7 @@ class Tables:
     def __init__(self, rows: list[dict[str, Any]], letters: list[dict[str, Any]]) -> None:
         self._answers = iter([rows, letters])
 
-    async def fetch(self, _: str) -> list[dict[str, Any]]:
+    async def fetch(self, *_: str) -> list[dict[str, Any]]:
         """The rows, then the letters."""
         return next(self._answers)
 
@@ -286,6 +287,16 @@ def test_a_producer_sends_bad_events_and_says_so() -> None:
     lines = [line for message in islice(messages(options("a", 50)), 100) for line in message.lines]
     assert 50 < sum(line.kind is Kind.BAD for line in lines) < 200
     assert len({line.key for line in lines}) == 5000
+
+
+def test_a_producer_whose_clock_is_ahead_knows_that_it_will_be_refused() -> None:
+    """Each of its events is bad for the ledger, and what it sends is else the same."""
+    right, ahead = (
+        [line for message in islice(messages(one), 10) for line in message.lines]
+        for one in (options("a", 50), replace(options("a", 50), is_in_future=True))
+    )
+    assert {line.kind for line in ahead} == {Kind.BAD}
+    assert [line.key for line in ahead] == [line.key for line in right]
 
 
 # Workers that are not the product's.

@@ -1,11 +1,13 @@
 """Every fault, by kind; importing this fills the registry."""
 
 from chaos.faults import (
+    clocks,
     cluster,
     duplicates,
     failover,
     limits,
     machine,
+    memory,
     network,
     partitions,
     postgres,
@@ -14,11 +16,13 @@ from chaos.faults import (
 )
 
 __all__ = [
+    "clocks",
     "cluster",
     "duplicates",
     "failover",
     "limits",
     "machine",
+    "memory",
     "network",
     "partitions",
     "postgres",

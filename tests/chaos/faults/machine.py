@@ -1,4 +1,4 @@
-"""The machine is short of memory or time, and producers publish what nobody should."""
+"""The machine is short of time, and producers publish what nobody should."""
 
 import asyncio
 import random
@@ -32,20 +32,3 @@ async def busy(stage: Stage, chance: random.Random) -> None:
         for other in others:
             other.kill()
             await other.wait()
-
-
-@fault(
-    "worker's memory limited",
-    load=Load(padding_bytes=15_000, sizes=((1, 60),), rate=100),
-    may_end_workers=True,
-    mixes=False,
-    environment={"USAGE_HELD_BYTES_MAX": str(8 * 2**20)},
-    recovery_seconds_max=60,
-)
-async def memory(stage: Stage, chance: random.Random) -> None:
-    """Messages of 1 MB beside RLIMIT_AS: a worker that finds no memory ends, and is started again."""
-    stage.fleet.use("chaos.limited_worker", CHAOS_MEMORY_BYTES=str(96 * 2**20))
-    await stage.fleet.replace()
-    await asyncio.sleep(chance.uniform(6, 9))
-    stage.fleet.use()
-    await stage.fleet.replace()

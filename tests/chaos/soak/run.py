@@ -1,0 +1,208 @@
+"""The run of a soak: load, faults that the seed draws with quiet between them, samples all the time, and the books."""
+
+import asyncio
+import random
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import monotonic
+
+import asyncpg
+from harness.waiting import until
+
+from chaos.arrangement import Arrangement
+from chaos.fleet import Fleet
+from chaos.ledger import balance_in_parts
+from chaos.load import Load
+from chaos.registry import Fault, NotHereError
+from chaos.soak.report import Played, Soaked
+from chaos.soak.samples import EVERY_SECONDS, Sample, Sampler
+from chaos.soak.verdict import judge_all
+from chaos.stage import SETTLE_SECONDS_MAX, Servers, Stage
+
+GONE_SECONDS_MAX = 60.0
+END_SAMPLES = 3
+BAD_SHARE = 0.01
+ERROR_CHARACTERS_MAX = 2000
+_NOT_SETTLED = (AssertionError, TimeoutError)
+
+
+@dataclass(slots=True, frozen=True)
+class Options:
+    """How long, and how much. `rate` is in events a second of each of the two producers."""
+
+    minutes: float
+    seed: int
+    rate: int = 300
+    quiet_seconds: float = 30.0
+    folder: Path | None = None  # for ledgers and logs; a throw-away one
+
+    @property
+    def run_seconds(self) -> float:
+        """How long there is load."""
+        return self.minutes * 60
+
+
+@dataclass(slots=True)
+class _Soak:
+    """What is under way."""
+
+    stage: Stage
+    options: Options
+    chance: random.Random
+    begun_at: float = field(default_factory=monotonic)
+    played: list[Played] = field(default_factory=list)
+
+    def seconds(self) -> float:
+        """Since the begin."""
+        return round(monotonic() - self.begun_at, 1)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the load has lasted long enough."""
+        return self.seconds() >= self.options.run_seconds
+
+
+def drawn(faults: Mapping[str, Fault], chance: random.Random) -> list[Fault]:
+    """The faults that can be played beside a load of one's own and on workers that are there, in an order of chance."""
+    plain = Load()
+    fitting = [
+        fault
+        for fault in faults.values()
+        if fault.mixes
+        and fault.arrangement is Arrangement.SINGLE
+        and not (fault.environment or fault.may_end_workers or fault.load != plain)
+    ]
+    return chance.sample(fitting, len(fitting))
+
+
+async def soak(servers: Servers, faults: Mapping[str, Fault], options: Options) -> Soaked:
+    """Run it to its end.
+
+    One worker is the steady one: no fault of the kind `workers` knows of it, so that it lives from the begin to the
+    end. The other one is killed, frozen and stopped like any.
+    """
+    with tempfile.TemporaryDirectory(prefix="usage-soak-", dir=options.folder) as folder:
+        async with Stage(servers, Path(folder), seed=options.seed, environment={}) as stage:
+            (Path(folder) / "steady").mkdir()
+            steady = Fleet(stage._worker_environment(), Path(folder) / "steady")
+            try:
+                return await _soak(stage, steady, faults, options)
+            finally:
+                await steady.kill_all()
+
+
+async def _soak(stage: Stage, steady: Fleet, faults: Mapping[str, Fault], options: Options) -> Soaked:
+    await asyncio.gather(steady.scale(1), stage.fleet.scale(1))
+    await asyncio.gather(steady.until_up(), stage.fleet.until_up())
+    await stage.start_producers(Load(rate=options.rate, bad_share=BAD_SHARE))
+    under_way = _Soak(stage, options, random.Random(options.seed))
+    pid = steady.running[0].pid
+    sampler = Sampler(stage, steady, under_way.begun_at)
+    sampling = asyncio.ensure_future(sampler.run())
+    try:
+        await _play_on(under_way, faults)
+        run_seconds = under_way.seconds()
+        errors = await _wind_up(stage)
+        has_lived = [worker.pid for worker in steady.running] == [pid]
+    finally:
+        sampler.stop()
+        await sampling
+    await steady.scale(0)
+    try:
+        await stage.settle()
+    except _NOT_SETTLED as failure:
+        errors.append(f"it does not settle: {failure}"[:ERROR_CHARACTERS_MAX])
+    soaked = await _result(under_way, steady, sampler.samples, run_seconds)
+    soaked.has_lived = has_lived
+    soaked.errors = [*sampler.errors, *errors]
+    return soaked
+
+
+async def _wind_up(stage: Stage) -> list[str]:
+    """No load any more, and some samples of what is held then; what went wrong in it: an hour is worth its books."""
+    errors = []
+    try:
+        await stage.stop_producers()
+        await until(stage._is_drained, "the queues are empty", seconds_max=SETTLE_SECONDS_MAX, details=stage.details)
+    except _NOT_SETTLED as failure:
+        errors.append(f"the load does not end: {failure}"[:ERROR_CHARACTERS_MAX])
+    await asyncio.sleep(END_SAMPLES * EVERY_SECONDS)
+    return errors
+
+
+async def _play_on(under_way: _Soak, faults: Mapping[str, Fault]) -> None:
+    """One fault after the other until the time is over; each once before any comes again."""
+    rest: list[Fault] = []
+    await asyncio.sleep(under_way.options.quiet_seconds)
+    while not under_way.is_over:
+        rest = rest or drawn(faults, under_way.chance)
+        played = await _play(under_way, rest.pop())
+        if played is not None:
+            under_way.played.append(played)
+            # The last one, too, is followed by quiet: what it has left behind counts.
+            await asyncio.sleep(under_way.options.quiet_seconds)
+
+
+async def _play(under_way: _Soak, fault: Fault) -> Played | None:
+    """Play one, to its end and until events flow again; `None` where it cannot be had here."""
+    begin_seconds = under_way.seconds()
+    error = ""
+    try:
+        await fault.act(under_way.stage, random.Random(under_way.chance.getrandbits(32)))
+    except NotHereError:
+        return None
+    except Exception as failure:  # noqa: BLE001 - it is told at the end: an hour's other results are worth something
+        error = f"{type(failure).__name__}: {failure}"[:ERROR_CHARACTERS_MAX]
+        await asyncio.to_thread(under_way.stage._servers.mend)
+    mended_seconds = under_way.seconds()
+    try:
+        recovery_seconds: float | None = round(
+            await under_way.stage.seconds_until_flowing(fault.recovery_seconds_max), 1
+        )
+    except TimeoutError:
+        recovery_seconds = None
+    played = Played(fault.name, fault.kind, begin_seconds, mended_seconds, under_way.seconds(), recovery_seconds, error)
+    sys.stderr.write(f"{played.line()}\n")
+    return played
+
+
+async def _result(under_way: _Soak, steady: Fleet, samples: Sequence[Sample], run_seconds: float) -> Soaked:
+    stage = under_way.stage
+    database = await asyncpg.connect(stage.dsn)
+    try:
+        books = await balance_in_parts(database, stage._ledgers)
+    finally:
+        await database.close()
+    return Soaked(
+        seed=under_way.options.seed,
+        rate=under_way.options.rate,
+        run_seconds=run_seconds,
+        events=books.events,
+        confirmations=books.confirmations,
+        counts=books.counts,
+        wrong=books.wrong,
+        reasons=dict(books.reasons),
+        astray=steady.astray() + stage.fleet.astray(),
+        tracebacks=steady.tracebacks() + stage.fleet.tracebacks(),
+        left=await _left(stage),
+        played=under_way.played,
+        flatness=judge_all(samples, [played.span for played in under_way.played], run_seconds),
+        samples=list(samples),
+    )
+
+
+async def _left(stage: Stage) -> int:
+    """Sessions that workers have left in Postgres though they have ended, once the server has had its time."""
+    query = """
+        SELECT count(*) FROM pg_stat_activity
+        WHERE datname = current_database() AND application_name LIKE 'usage-worker%'
+    """
+    give_up_at = monotonic() + GONE_SECONDS_MAX
+    while True:
+        left = int(await stage.value(query))
+        if not left or monotonic() > give_up_at:
+            return left
+        await asyncio.sleep(0.5)
