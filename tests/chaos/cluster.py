@@ -23,8 +23,8 @@ NODES = 3
 HOST = "localhost"
 # A node that says nothing is taken for gone after so long. RabbitMQ's own default is 60 s.
 TICK_SECONDS = 5
-# What the RabbitMQ Cluster Operator sets, and RabbitMQ advises for three nodes. From 4.3 on there is Raft alone, and it
-# has no effect.
+# What the RabbitMQ Cluster Operator sets, and RabbitMQ advises for three nodes. It has no effect where Khepri is
+# enabled, as it always is from 4.3 on.
 PARTITION_HANDLING = "pause_minority"
 WHOLE_SECONDS_MAX = 120.0
 _AWAY = (OSError, HTTPException)
@@ -79,6 +79,11 @@ class Node(RabbitServer):
         """The nodes that it has found to have gone on without it: an operator must restart one side."""
         (seen,) = (node for node in self.manage("GET", "/api/nodes") if node["name"] == self.name)
         return list(seen.get("partitions") or [])
+
+    def joins_by_itself(self) -> bool:
+        """Whether sides that had gone on apart find together again: Khepri does (from 4.3 on there is no other)."""
+        flags = self.manage("GET", "/api/feature-flags")
+        return any(flag["name"] == "khepri_db" and flag["state"] == "enabled" for flag in flags)
 
     def evaluate(self, expression: str) -> None:
         """Run Erlang on it."""
