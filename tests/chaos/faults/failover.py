@@ -68,6 +68,16 @@ async def shut_down(stage: Stage, chance: random.Random) -> None:
     await fail_over(stage, chance, lambda pair: asyncio.to_thread(pair.stop, "immediate"))
 
 
+@fault("failover, workers killed as well", arrangement=Arrangement.FAILOVER)
+async def killed_with_workers(stage: Stage, chance: random.Random) -> None:
+    """SIGKILL to primary and workers at once: others begin while there is none, with what those had taken; and back."""
+
+    async def kill_all(pair: Pair) -> None:
+        await asyncio.gather(asyncio.to_thread(pair.kill), stage.fleet.replace())
+
+    await fail_over(stage, chance, kill_all)
+
+
 @fault("failover, primary frozen", arrangement=Arrangement.FAILOVER)
 async def frozen(stage: Stage, chance: random.Random) -> None:
     """SIGSTOP to the primary, its standby is promoted, the old one is ended some seconds later without a word."""
