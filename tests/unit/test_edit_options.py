@@ -16,7 +16,7 @@ from worker.commands.dead_letters import command as group
 from worker.commands.dead_letters import editing
 from worker.commands.dead_letters.edit import command
 from worker.commands.dead_letters.editor import editor_file, type_body
-from worker.commands.dead_letters.options import default_who
+from worker.commands.options import default_who
 from worker.dead_letters.json_edit import Verb
 from worker.dead_letters.mending import Mended, Outcome
 from worker.errors import UsageWorkerError

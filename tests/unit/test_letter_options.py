@@ -13,7 +13,9 @@ from usage_events.contract import Reason
 from worker.commands.dead_letters import command as group
 from worker.commands.dead_letters import options
 from worker.commands.dead_letters.options import confirm_bulk, filter_options, parse_moment
+from worker.commands.options import MONTHS_MAX, json_option
 from worker.postgres.dead_letters.table import Filter, Status
+from worker.retention import months
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 ID = UUID("0190a1b2-7c11-7d3e-8f00-5d6a3f0b9c2e")
@@ -131,6 +133,7 @@ def test_the_lists_are_the_contracts() -> None:
     """What stands in the options so that --help is quick is what the contract and the table have."""
     assert set(options.REASONS) == set(Reason)
     assert set(options.STATUSES) == {*Status, options.ANY_STATUS}
+    assert MONTHS_MAX == months.MONTHS_MAX
 
 
 @pytest.mark.parametrize(("count", "yes"), [(0, False), (5, True)])
@@ -153,7 +156,7 @@ def test_summary_is_the_default(monkeypatch: pytest.MonkeyPatch, arguments: list
     seen: list[bool] = []
 
     @click.command("summary")
-    @options.json_option
+    @json_option
     def summary(*, as_json: bool) -> None:
         seen.append(as_json)
 

@@ -72,10 +72,10 @@ def command(*, ids: tuple[UUID, ...], path: str | None, shows_missing: bool, as_
 
 
 async def _look_up(ids: tuple[UUID, ...], *, as_json: bool) -> int:
-    from worker.commands.dead_letters.session import session
+    from worker.commands.session import session
     from worker.postgres.whereabouts import Answer, look_up
 
-    async with session("find", carries=False) as opened:
+    async with session("find") as opened:
         found = await look_up(opened.connection, ids)
     for each in found:
         click.echo(json.dumps(_as_object(each), default=str) if as_json else "\n".join(_lines(each)))
@@ -83,11 +83,11 @@ async def _look_up(ids: tuple[UUID, ...], *, as_json: bool) -> int:
 
 
 async def _balance(path: str, *, shows_missing: bool, as_json: bool) -> int:
-    from worker.commands.dead_letters.session import session
     from worker.commands.dead_letters.showing import say
+    from worker.commands.session import session
     from worker.postgres.books import Ledger
 
-    async with session("find", carries=False) as opened:
+    async with session("find") as opened:
         ledger = Ledger(opened.connection)
         await ledger.open()
         given, refused = await _read(path, ledger)

@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
-from worker.commands.dead_letters.options import EXIT_PARTLY, ask, json_option, who_option, yes_option
+from worker.commands.options import EXIT_PARTLY, ask, json_option, older_than_option, who_option, yes_option
 
 if TYPE_CHECKING:
     from worker.postgres.retain import Due
     from worker.retention.months import Month
 
-MONTHS_MAX = 1200
 EXAMPLE = """
 \b
 Example:
@@ -30,14 +29,7 @@ Exit status: 0 all are deleted; 3 only a part; 2 wrong usage; 1 anything else.
 
 
 @click.command("retain", epilog=EXAMPLE)
-@click.option(
-    "--older-than",
-    "months",
-    metavar="MONTHS",
-    type=click.IntRange(min=1, max=MONTHS_MAX),
-    required=True,
-    help="Whole months to keep before this one.",
-)
+@older_than_option
 @click.option("--dry-run", is_flag=True, help="Only say how much it would be.")
 @who_option
 @yes_option
@@ -62,7 +54,7 @@ def command(*, months: int, dry_run: bool, who: str, yes: bool, as_json: bool) -
 
 async def _retain(months: int, *, dry_run: bool, who: str, yes: bool, as_json: bool) -> int:
     from worker.commands.dead_letters.bulk import working
-    from worker.commands.dead_letters.session import session
+    from worker.commands.session import session
     from worker.postgres.clock import utcnow
     from worker.postgres.dead_letters.rights import require
     from worker.postgres.dead_letters.settling import DISCARD, Order
@@ -73,7 +65,7 @@ async def _retain(months: int, *, dry_run: bool, who: str, yes: bool, as_json: b
 
     max_age = load_settings().max_age
     first_kept = horizon(datetime.now(UTC), months, max_age)
-    async with session("retain", carries=False) as (connection, _):
+    async with session("retain") as (connection, _):
         await require(connection, RIGHTS)
         # By the clock that is behind: what a wrong one would delete does not come back.
         first_kept = min(first_kept, horizon(await utcnow(connection), months, max_age))

@@ -11,8 +11,8 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from worker.commands.dead_letters.options import EXIT_PARTLY
 from worker.commands.dead_letters.showing import say
+from worker.commands.options import EXIT_PARTLY
 
 if TYPE_CHECKING:
     from worker.postgres.dead_letters.settling import Lot

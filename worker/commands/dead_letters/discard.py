@@ -5,14 +5,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from worker.commands.dead_letters.options import (
-    ANY_STATUS,
-    check_words,
-    filter_options,
-    json_option,
-    who_option,
-    yes_option,
-)
+from worker.commands.dead_letters.options import ANY_STATUS, check_words, filter_options
+from worker.commands.options import json_option, who_option, yes_option
 
 if TYPE_CHECKING:
     from worker.postgres.dead_letters.table import Filter

@@ -5,7 +5,8 @@ from uuid import UUID
 
 import click
 
-from worker.commands.dead_letters.options import filter_options, json_option, redact_option, who_option, yes_option
+from worker.commands.dead_letters.options import filter_options, redact_option
+from worker.commands.options import json_option, who_option, yes_option
 
 if TYPE_CHECKING:
     from worker.dead_letters.json_edit import Edit

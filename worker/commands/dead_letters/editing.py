@@ -11,9 +11,10 @@ from uuid import UUID
 from worker.commands.dead_letters.bulk import Work, working
 from worker.commands.dead_letters.edit_report import EditReport
 from worker.commands.dead_letters.editor import editor_file, type_body
-from worker.commands.dead_letters.options import EXIT_PARTLY, confirm_bulk
-from worker.commands.dead_letters.session import session
+from worker.commands.dead_letters.options import confirm_bulk
 from worker.commands.dead_letters.showing import is_redacted
+from worker.commands.options import EXIT_PARTLY
+from worker.commands.session import session
 from worker.dead_letters.json_edit import Edit
 from worker.dead_letters.mending import Change, Mended, Outcome, by_edits
 from worker.dead_letters.text import BODY_GIVEN_UP
@@ -89,7 +90,7 @@ def edit_many(chosen: Filter, request: Request, *, yes: bool) -> int:
 
 
 async def _preview(chosen: Filter, options: EditOptions, report: EditReport) -> None:
-    async with session("edit", carries=False) as (connection, _):
+    async with session("dead-letters edit") as (connection, _):
         total = await count_letters(connection, chosen, HAS_BODY)
         report.bodies_given_up = await count_letters(connection, chosen, HAS_NO_BODY)
         async with (
@@ -104,7 +105,7 @@ async def _preview(chosen: Filter, options: EditOptions, report: EditReport) -> 
 
 
 async def _edit(chosen: Filter, options: EditOptions, report: EditReport, *, yes: bool) -> None:
-    async with session("edit", carries=False) as (connection, _):
+    async with session("dead-letters edit") as (connection, _):
         await require(connection, RIGHTS)
         total = await pick_for_edit(connection, chosen)
         report.bodies_given_up = await count_letters(connection, chosen, HAS_NO_BODY)
@@ -185,7 +186,7 @@ async def _save(letter: StoredLetter, options: EditOptions) -> Mending:
             raise UsageWorkerError(f"letter {letter.id} was edited by somebody else meanwhile: run this again")
         return wanted(body)
 
-    async with session("edit", carries=False) as (connection, _):
+    async with session("dead-letters edit") as (connection, _):
         await require(connection, RIGHTS)
         mendings = await edit_set(connection, Filter(ids=(letter.id,)), replace(options, change=change))
     if not mendings:
@@ -196,7 +197,7 @@ async def _save(letter: StoredLetter, options: EditOptions) -> Mending:
 
 
 async def _read(some_id: UUID) -> StoredLetter:
-    async with session("edit", carries=False) as (connection, _):
+    async with session("dead-letters edit") as (connection, _):
         found = await find_letters(connection, some_id)
         if not found:
             raise UsageWorkerError(f"no letter, and no event of one, has the id {some_id}")

@@ -8,7 +8,7 @@ from uuid import UUID
 
 import click
 
-from worker.commands.dead_letters.options import EXIT_PARTLY, ask, json_option, who_option, yes_option
+from worker.commands.options import EXIT_PARTLY, ask, json_option, who_option, yes_option
 
 if TYPE_CHECKING:
     import asyncpg
@@ -88,11 +88,11 @@ def command(  # noqa: PLR0913 - click hands over one argument for each option
 
 async def _erase(order: "Order", *, dry_run: bool, yes: bool, as_json: bool) -> int:
     from worker.commands.dead_letters.bulk import working
-    from worker.commands.dead_letters.session import session
+    from worker.commands.session import session
     from worker.postgres.dead_letters.erase import RIGHTS, Eraser, require_heir
     from worker.postgres.dead_letters.rights import require
 
-    async with session("erase", carries=False) as (connection, _):
+    async with session("dead-letters erase") as (connection, _):
         await require(connection, RIGHTS)
         await require_heir(connection, order)
         async with working("looking", 0) as work:

@@ -9,7 +9,8 @@ from typing import IO, TYPE_CHECKING
 
 import click
 
-from worker.commands.dead_letters.options import EXIT_PARTLY, filter_options, redact_option
+from worker.commands.dead_letters.options import filter_options, redact_option
+from worker.commands.options import EXIT_PARTLY
 from worker.errors import UsageWorkerError
 
 if TYPE_CHECKING:
@@ -59,11 +60,11 @@ def command(*, file: str, bodies: bool, chosen: "Filter", redact: bool | None) -
 
 async def _export(exporter: "Exporter", chosen: "Filter", output: IO[bytes]) -> None:
     from worker.commands.dead_letters.bulk import Work, drawing
-    from worker.commands.dead_letters.session import session
+    from worker.commands.session import session
     from worker.postgres.dead_letters.reading import WHOLE_COLUMNS, plain
     from worker.postgres.dead_letters.table import count_letters, stream_letters
 
-    async with session("export", carries=False) as (connection, _):
+    async with session("dead-letters export") as (connection, _):
         work = Work("exporting", await count_letters(connection, chosen))
         # Closed at once where the file cannot be written: later its session would be gone.
         async with drawing(work), aclosing(stream_letters(connection, chosen, WHOLE_COLUMNS)) as rows:

@@ -8,7 +8,8 @@ from uuid import UUID
 
 import click
 
-from worker.commands.dead_letters.options import check_moment, check_text, json_option, redact_option
+from worker.commands.dead_letters.options import check_moment, redact_option
+from worker.commands.options import check_text, json_option
 
 EXAMPLE = """
 \b
@@ -57,12 +58,12 @@ def command(  # noqa: PLR0913 - click hands over one argument for each option
 
 
 async def _read(letter_id: UUID | None, redact: bool | None, **options: Any) -> list[dict[str, Any]]:  # noqa: FBT001 - see is_redacted
-    from worker.commands.dead_letters.session import session
     from worker.commands.dead_letters.showing import is_redacted
+    from worker.commands.session import session
     from worker.dead_letters.redaction import redact_note
     from worker.postgres.dead_letters.reading import letter_history, runs
 
-    async with session("history", carries=False) as (connection, settings):
+    async with session("dead-letters history") as (connection, settings):
         if letter_id is None:
             actions = await runs(connection, **options)
         else:

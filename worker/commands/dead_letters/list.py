@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from worker.commands.dead_letters.options import filter_options_with, json_option, redact_option
+from worker.commands.dead_letters.options import filter_options_with, redact_option
+from worker.commands.options import json_option
 
 if TYPE_CHECKING:
     from worker.postgres.dead_letters.table import Filter
@@ -53,10 +54,10 @@ def _error(letter: dict[str, Any]) -> str:
 
 
 async def _read(chosen: "Filter", redact: bool | None) -> list[dict[str, Any]]:  # noqa: FBT001 - see is_redacted
-    from worker.commands.dead_letters.session import session
     from worker.commands.dead_letters.showing import is_redacted, redacted
+    from worker.commands.session import session
     from worker.postgres.dead_letters.reading import newest_letters
 
-    async with session("list", carries=False) as (connection, settings):
+    async with session("dead-letters list") as (connection, settings):
         letters = await newest_letters(connection, chosen)
     return [redacted(letter) for letter in letters] if is_redacted(redact, settings) else letters

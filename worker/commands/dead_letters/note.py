@@ -6,7 +6,8 @@ from uuid import UUID
 
 import click
 
-from worker.commands.dead_letters.options import check_words, json_option, who_option
+from worker.commands.dead_letters.options import check_words
+from worker.commands.options import json_option, who_option
 
 EXAMPLE = """
 \b
@@ -42,10 +43,10 @@ def command(*, some_id: UUID, text: str, who: str, as_json: bool) -> None:
 
 
 async def _note(some_id: UUID, **action: Any) -> list[UUID]:
-    from worker.commands.dead_letters.session import session
+    from worker.commands.session import session
     from worker.postgres.dead_letters.rights import require
     from worker.postgres.dead_letters.settling import ADDS_ACTIONS, add_note
 
-    async with session("note", carries=False) as (connection, _):
+    async with session("dead-letters note") as (connection, _):
         await require(connection, [ADDS_ACTIONS])
         return await add_note(connection, some_id, **action)

@@ -1,16 +1,15 @@
-"""The options that the commands share: which letters, who works on them, whether to ask first."""
+"""The options of commands on letters: which of them, and what is said before many are changed."""
 
 import functools
-import getpass
 import re
-import signal
-import socket
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from worker.commands.options import ask, check_text
 
 if TYPE_CHECKING:
     from worker.postgres.dead_letters.table import Filter
@@ -32,7 +31,6 @@ REASONS = (
     "rejected_by_database",
     "delivery_limit",
 )
-EXIT_PARTLY = 3
 ANY_STATUS = "any"
 WORDS_CHARACTERS_MAX = 2000  # of a note
 STATUSES = ("open", "recovered", "discarded", ANY_STATUS)
@@ -71,14 +69,6 @@ def check_moment(ctx: click.Context, param: click.Parameter, value: str | None) 
         return None if value is None else parse_moment(value)
     except ValueError as error:
         raise click.BadParameter(str(error), ctx, param) from error
-
-
-def check_text(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
-    """The callback of an option that is a text: arguments may be any bytes, and Postgres takes UTF-8."""
-    try:
-        return None if value is None else value.encode().decode()
-    except UnicodeEncodeError as error:
-        raise click.BadParameter(f"{value!r} is not UTF-8", ctx, param) from error
 
 
 def check_words(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
@@ -136,26 +126,10 @@ def filter_options_with(*, status: str = "open", limit: int | None = None) -> Ca
 # Gives a command every option that chooses letters, and hands it the `Filter` as `chosen`.
 filter_options = filter_options_with()
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
 redact_option = click.option(
     "--redact/--no-redact",
     default=None,
     help="Hide what may be request_metadata in bodies and errors.  [default: USAGE_REDACT]",
-)
-yes_option = click.option("--yes", "-y", is_flag=True, help="Do not ask.")
-
-
-def default_who() -> str:
-    """The operator, as the history names them: user and host."""
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):  # a container's user id that has no name
-        user = "unknown"
-    return f"{user}@{socket.gethostname()}"
-
-
-who_option = click.option(
-    "--who", callback=check_text, default=default_who, show_default="user@host", help="Your name in the history."
 )
 
 
@@ -172,20 +146,6 @@ def confirm_bulk(count: int, *, yes: bool, action: str = "change", more: str = "
     if not sys.stdin.isatty():
         raise click.UsageError(f"this would {action} {letters}, and there is no terminal to ask on: add --yes")
     ask(f"This would {action} {letters}. Go on?")
-
-
-def ask(question: str) -> None:
-    """Ask on the terminal, in the middle of a command that runs on an event loop.
-
-    Raises:
-        click.Abort: the answer is no, or Ctrl-C.
-    """
-    # The loop's own handler only asks its task to end, which would wait here for a line for ever.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        click.confirm(question, abort=True, err=True)
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def _filter(given: dict[str, Any]) -> "Filter":

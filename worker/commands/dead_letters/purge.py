@@ -5,7 +5,8 @@ from datetime import datetime
 
 import click
 
-from worker.commands.dead_letters.options import check_moment, confirm_bulk, json_option, who_option, yes_option
+from worker.commands.dead_letters.options import check_moment, confirm_bulk
+from worker.commands.options import json_option, who_option, yes_option
 
 EXAMPLE = """
 \b
@@ -46,12 +47,12 @@ def command(*, before: datetime, dry_run: bool, who: str, yes: bool, as_json: bo
 
 async def _purge(before: datetime, *, dry_run: bool, who: str, yes: bool, as_json: bool) -> int:
     from worker.commands.dead_letters.bulk import plural, size_text, take_all
-    from worker.commands.dead_letters.session import session
     from worker.commands.dead_letters.showing import print_json, say
+    from worker.commands.session import session
     from worker.postgres.dead_letters.purge import RIGHTS, pick_settled, purge
     from worker.postgres.dead_letters.rights import require
 
-    async with session("purge", carries=False) as (connection, _):
+    async with session("dead-letters purge") as (connection, _):
         await require(connection, RIGHTS)
         found = await pick_settled(connection, before)
         space = f"{size_text(found.body_bytes)} of bodies"

@@ -5,14 +5,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from worker.commands.dead_letters.options import (
-    EXIT_PARTLY,
-    confirm_bulk,
-    filter_options,
-    json_option,
-    who_option,
-    yes_option,
-)
+from worker.commands.dead_letters.options import confirm_bulk, filter_options
+from worker.commands.options import EXIT_PARTLY, json_option, who_option, yes_option
 
 if TYPE_CHECKING:
     from worker.postgres.dead_letters.replay import ReplayLimits
@@ -75,10 +69,10 @@ async def _replay(chosen: "Filter", limits: "ReplayLimits", *, who: str, yes: bo
     from dataclasses import replace
 
     from worker.commands.dead_letters.carrying import opened, report, run_to_the_end
-    from worker.commands.dead_letters.session import session
+    from worker.commands.session import session
     from worker.postgres.dead_letters.table import HAS_BODY, HAS_NO_BODY, count_letters
 
-    async with session("replay", carries=False) as (connection, settings):
+    async with session("dead-letters replay") as (connection, settings):
         count = await count_letters(connection, chosen, HAS_BODY)
         without_body = await count_letters(connection, chosen, HAS_NO_BODY)
     count = min(count, limits.letters_max or count)

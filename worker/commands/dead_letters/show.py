@@ -8,7 +8,8 @@ from uuid import UUID
 
 import click
 
-from worker.commands.dead_letters.options import json_option, redact_option
+from worker.commands.dead_letters.options import redact_option
+from worker.commands.options import json_option
 from worker.errors import UsageWorkerError
 
 EXAMPLE = """
@@ -57,11 +58,11 @@ def command(*, some_id: UUID, redact: bool | None, as_json: bool) -> None:
 
 
 async def _read(some_id: UUID, redact: bool | None) -> list[dict[str, Any]]:  # noqa: FBT001 - see is_redacted
-    from worker.commands.dead_letters.session import session
     from worker.commands.dead_letters.showing import is_redacted
+    from worker.commands.session import session
     from worker.postgres.dead_letters.reading import find_letters, letter_history
 
-    async with session("show", carries=False) as (connection, settings):
+    async with session("dead-letters show") as (connection, settings):
         letters = await find_letters(connection, some_id)
         for letter in letters:
             letter["history"] = await letter_history(connection, letter["id"])

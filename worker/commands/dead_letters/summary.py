@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from worker.commands.dead_letters.options import filter_options_with, json_option
+from worker.commands.dead_letters.options import filter_options_with
+from worker.commands.options import json_option
 
 if TYPE_CHECKING:
-    from worker.commands.dead_letters.session import Session
+    from worker.commands.session import Session
     from worker.postgres.dead_letters.sampling import Passing, Sampling
     from worker.postgres.dead_letters.summary import Group
     from worker.postgres.dead_letters.table import Filter
@@ -61,9 +62,9 @@ def command(*, chosen: "Filter", watch: bool, as_json: bool) -> None:
 
 
 async def _run(chosen: "Filter", *, watch: bool, as_json: bool) -> None:
-    from worker.commands.dead_letters.session import session
+    from worker.commands.session import session
 
-    async with session("summary", carries=False) as opened:
+    async with session("dead-letters summary") as opened:
         shown = _show(opened, chosen, watch=watch, as_json=as_json)
         await asyncio.gather(shown, asyncio.to_thread(_load))
 

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from worker.commands.dead_letters.options import EXIT_PARTLY, default_who, filter_options, json_option
+from worker.commands.dead_letters.options import filter_options
+from worker.commands.options import EXIT_PARTLY, default_who, json_option
 
 if TYPE_CHECKING:
     from worker.postgres.dead_letters.table import Filter
@@ -39,12 +40,12 @@ def command(*, chosen: "Filter", as_json: bool) -> int:
 
 async def _try(chosen: "Filter", *, as_json: bool) -> int:
     from worker.commands.dead_letters.carrying import opened, report, run_to_the_end
-    from worker.commands.dead_letters.session import session
+    from worker.commands.session import session
     from worker.postgres.dead_letters.replay import ReplayLimits
     from worker.postgres.dead_letters.table import HAS_BODY, HAS_NO_BODY, count_letters
     from worker.postgres.dead_letters.tally import Ending
 
-    async with session("try", carries=False) as (connection, settings):
+    async with session("dead-letters try") as (connection, settings):
         count = await count_letters(connection, chosen, HAS_BODY)
         without_body = await count_letters(connection, chosen, HAS_NO_BODY)
     async with opened(chosen, ReplayLimits(count), settings, who=default_who(), is_trial=True) as trial:

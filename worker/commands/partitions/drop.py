@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from worker.commands.dead_letters.options import ask, json_option, yes_option
+from worker.commands.options import ask, json_option, older_than_option, yes_option
 
 if TYPE_CHECKING:
     from worker.postgres.partitions.drop import Due
 
-MONTHS_MAX = 1200
 EXAMPLE = """
 \b
 Example:
@@ -27,14 +26,7 @@ Exit status: 0 all are dropped; 2 wrong usage; 1 anything else.
 
 
 @click.command("drop", epilog=EXAMPLE)
-@click.option(
-    "--older-than",
-    "months",
-    metavar="MONTHS",
-    type=click.IntRange(min=1, max=MONTHS_MAX),
-    required=True,
-    help="Whole months to keep before this one.",
-)
+@older_than_option
 @click.option("--dry-run", is_flag=True, help="Only say which it would be.")
 @yes_option
 @json_option

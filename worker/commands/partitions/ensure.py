@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import click
 
-from worker.commands.dead_letters.options import json_option
+from worker.commands.options import json_option
 
 AHEAD_DEFAULT, AHEAD_MAX = 3, 120
 EXAMPLE = """

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from worker.commands.dead_letters.options import json_option
+from worker.commands.options import json_option
 
 if TYPE_CHECKING:
     from worker.postgres.partitions.catalogue import Division
@@ -32,11 +32,11 @@ def command(*, as_json: bool) -> None:
 
 
 async def _list(*, as_json: bool) -> None:
-    from worker.commands.dead_letters.session import session
     from worker.commands.dead_letters.showing import say
+    from worker.commands.session import session
     from worker.postgres.partitions.catalogue import State, read_division
 
-    async with session("partitions list", carries=False) as (connection, _):
+    async with session("partitions list") as (connection, _):
         division = await read_division(connection)
     if as_json:
         for facts in _facts(division):

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 import asyncpg
 import click
 
-from worker.commands.dead_letters.session import session
+from worker.commands.session import session
 from worker.postgres.migrations import alone, explained
 from worker.postgres.partitions.catalogue import require_owner
 
@@ -20,7 +20,7 @@ async def changing(command: str) -> AsyncIterator[asyncpg.Connection]:
         SchemaError: a statement cannot work in this database.
         SystemUnavailableError: the database is away, or another command is at work.
     """
-    async with session(f"partitions {command}", carries=False) as (connection, settings):
+    async with session(f"partitions {command}") as (connection, settings):
         await require_owner(connection)
         async with alone(connection, settings.postgres_schema):
             with explained(f"partitions {command} failed, and its last step changed nothing"):

@@ -1,4 +1,4 @@
-"""A session with the database for one command: settings, connection, schema, stages."""
+"""A session with the database for one command: settings, connection, schema."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -22,8 +22,8 @@ class Session(NamedTuple):
 
 
 @asynccontextmanager
-async def session(command: str, *, carries: bool = True) -> AsyncIterator[Session]:
-    """Connect for a command, such as `replay`; `carries` makes the stages that `carry` needs.
+async def session(command: str) -> AsyncIterator[Session]:
+    """Connect for a command, such as `dead-letters replay`, which the session is named after.
 
     What the library raises inside becomes the project's own error, any `OSError` included: a command that reads or
     writes files inside must raise its own.
@@ -35,16 +35,12 @@ async def session(command: str, *, carries: bool = True) -> AsyncIterator[Sessio
     """
     settings = load_settings()
     dsn, schema = settings.postgres_dsn.get_secret_value(), settings.postgres_schema
-    connection = await connect(dsn, schema, name=f"usage-worker dead-letters {command}")
+    connection = await connect(dsn, schema, name=f"usage-worker {command}")
     try:
         with translated():
             if missing := await missing_migrations(connection, schema):
                 names = ", ".join(migration.name for migration in missing)
                 raise SchemaError(f"the database at {address(dsn)} lacks {names}: run `usage-worker migrate`")
-            if carries:
-                from worker.postgres.merge import prepare  # it brings the decoder: not for those that only read
-
-                await prepare(connection)
             yield Session(connection, settings)
     finally:
         await connection.close(timeout=CLOSE_SECONDS_MAX)
