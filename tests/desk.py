@@ -23,6 +23,20 @@ from worker.postgres.store import PostgresStore
 ANY_TIME = Window(-(2**62), 2**62)
 
 
+def run_command(dsn: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """`usage-worker` with these arguments on this database, run to its end; standard input is no terminal."""
+    given = {name: value for name, value in os.environ.items() if not name.startswith("USAGE_")}
+    return subprocess.run(
+        [COMMAND, *arguments],
+        env=given | {"USAGE_POSTGRES_DSN": dsn} | environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
 class Desk:
     """A database with letters, and the commands on it."""
 
@@ -44,17 +58,8 @@ class Desk:
             await store.close()
 
     def run(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        """A command, run to its end; standard input is no terminal."""
-        given = {name: value for name, value in os.environ.items() if not name.startswith("USAGE_")}
-        return subprocess.run(
-            [COMMAND, "dead-letters", *arguments],
-            env=given | {"USAGE_POSTGRES_DSN": self.dsn} | environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        """A command of `dead-letters`, run to its end."""
+        return run_command(self.dsn, "dead-letters", *arguments, **environment)
 
     def json(self, *arguments: str, **environment: str) -> list[dict[str, Any]]:
         """What a command that ends well prints, a line each."""

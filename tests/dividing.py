@@ -22,6 +22,14 @@ async def owner_session(dsn: str) -> asyncpg.Connection:
     return await connect(dsn, "public", name="tests")
 
 
+async def divided(dsn: str) -> str:
+    """The same database, once its table is divided."""
+    session = await owner_session(dsn)
+    await divide(session)
+    await session.close()
+    return dsn
+
+
 async def begin_to_divide(connection: asyncpg.Connection, ids: Range = WIDE) -> None:
     """The first step alone: half of all random ids go to a table of their own."""
     await begin(connection, (await read_division(connection)).owner, ids)

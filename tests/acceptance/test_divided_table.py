@@ -15,7 +15,7 @@ from acceptance.test_erase_command import (
 from acceptance.test_find import test_each_id_has_one_answer, test_the_books_of_a_ledger
 from acceptance.test_replay_command import test_a_session_of_an_operator
 from acceptance.test_retain_command import test_beside_a_worker, test_rows_in_other_hands, test_what_is_old_goes
-from dividing import divide, owner_session
+from dividing import divided
 
 __all__ = [
     "ada",
@@ -37,7 +37,4 @@ __all__ = [
 @pytest.fixture
 async def migrated_dsn(migrated_dsn: str) -> str:
     """Stands for the database of the other files."""
-    connection = await owner_session(migrated_dsn)
-    await divide(connection)
-    await connection.close()
-    return migrated_dsn
+    return await divided(migrated_dsn)

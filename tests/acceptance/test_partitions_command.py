@@ -8,7 +8,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from desk import Desk
+from desk import Desk, run_command
 from dividing import NEXT, WIDE, divide, id_of, owner_session
 from harness import System, event, message
 from harness.worker import COMMAND
@@ -23,17 +23,8 @@ SELECT u.id, o.id, now() FROM generate_series(1, $1::int), users u, organization
 
 
 def partitions(desk: Desk, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """The command, run to its end; standard input is no terminal."""
-    given = {name: value for name, value in os.environ.items() if not name.startswith("USAGE_")}
-    return subprocess.run(
-        [COMMAND, "partitions", *arguments],
-        env=given | {"USAGE_POSTGRES_DSN": desk.dsn} | environment,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    """The command, run to its end."""
+    return run_command(desk.dsn, "partitions", *arguments, **environment)
 
 
 async def start(system: System, *arguments: str) -> asyncio.subprocess.Process:

@@ -8,7 +8,7 @@ import subprocess
 from datetime import UTC, datetime, timedelta, tzinfo
 
 import pytest
-from desk import Desk
+from desk import Desk, run_command
 from harness import ORGANIZATION, USER, System, event, message, until
 from harness.worker import COMMAND
 
@@ -39,17 +39,8 @@ async def rows(desk: Desk) -> tuple[int, int]:
 
 
 def retain(desk: Desk, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """The command, run to its end; standard input is no terminal."""
-    given = {name: value for name, value in os.environ.items() if not name.startswith("USAGE_")}
-    return subprocess.run(
-        [COMMAND, "retain", *arguments],
-        env=given | {"USAGE_POSTGRES_DSN": desk.dsn} | environment,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    """The command, run to its end."""
+    return run_command(desk.dsn, "retain", *arguments, **environment)
 
 
 async def start(desk: Desk) -> asyncio.subprocess.Process:

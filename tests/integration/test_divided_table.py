@@ -1,7 +1,7 @@
 """What other files show of the adapter, on a table that is divided, half of all random ids in its last partition."""
 
 import pytest
-from dividing import divide, owner_session
+from dividing import divided
 from integration.test_books import (
     tables,
     test_a_letter_of_a_whole_message_stands_for_the_ids_in_it,
@@ -35,7 +35,4 @@ __all__ = [
 @pytest.fixture
 async def migrated_dsn(migrated_dsn: str) -> str:
     """Stands for the database of the other files."""
-    session = await owner_session(migrated_dsn)
-    await divide(session)
-    await session.close()
-    return migrated_dsn
+    return await divided(migrated_dsn)
