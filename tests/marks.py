@@ -16,10 +16,22 @@ class Marks(NamedTuple):
         Raises:
             ValueError: the marks are not there.
         """
+        head, _, tail = self._cut(text)
+        return head + part + tail
+
+    def shown(self, text: str) -> str:
+        """The part that stands there, without its marks.
+
+        Raises:
+            ValueError: the marks are not there.
+        """
+        return self._cut(text)[1].strip()
+
+    def _cut(self, text: str) -> tuple[str, str, str]:
         head, begin, rest = text.partition(self.begin)
-        _, end, tail = rest.partition(self.end)
+        part, end, tail = rest.partition(self.end)
         if not begin or not end:
             raise ValueError(
                 f"{self.page} must hold the lines {self.begin!r} and {self.end!r}: put them where the tables belong"
             )
-        return head + part + tail
+        return head, part, tail

@@ -1,18 +1,22 @@
-"""`make chaos`: plays every fault, and several at once; a line of JSON a run, and the table for docs/chaos.md.
+"""`make chaos`: plays faults, alone and several at once; a line of JSON a run, and the table for docs/chaos.md.
 
 CHAOS_SEED, which each run prints, plays a run again: with `--fault`, or with `--mixes 1` and no fault.
 """
 
 import argparse
 import asyncio
+import math
+import random
 import sys
+import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from time import monotonic
 
 import chaos.faults  # noqa: F401 - fills the registry
 from chaos.arrangement import Arrangement
 from chaos.registry import FAULTS, Fault, NotHereError
-from chaos.report import MARKS, PAGE, marked, read, table
+from chaos.report import read, table, write
 from chaos.run import mix, play, seed_of_run
 from chaos.servers import chaos_servers
 from chaos.stage import Servers
@@ -25,8 +29,13 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--list", action="store_true", help="print the names of the faults, and play none")
     parser.add_argument("--runs", type=int, default=1, help="of each fault (1)")
     parser.add_argument("--mixes", type=int, default=0, help="runs with two or three faults at once (0)")
+    parser.add_argument(
+        "--minutes", type=float, help="begin no run after so many, and take them in an order that chance draws"
+    )
     parser.add_argument("--json", type=Path, required=True, help="add a line for each run to this file")
-    parser.add_argument("--write", action="store_true", help="write the table of this file into docs/chaos.md")
+    parser.add_argument(
+        "--write", action="store_true", help="write the tables of this file into README.md and docs/chaos.md"
+    )
     return parser.parse_args(arguments)
 
 
@@ -42,25 +51,32 @@ def runs(options: argparse.Namespace) -> Iterator[tuple[int, list[Fault]]]:
 
 
 def play_all(options: argparse.Namespace) -> bool:
-    """Play them by the servers that they take; whether every promise was kept."""
+    """Play them by the servers that they take, each kind of servers for its share of the time; whether all is right."""
     chosen = list(runs(options))
-    kept = True
+    if options.minutes:
+        random.SystemRandom().shuffle(chosen)
+    begun_at, seen, kept = monotonic(), 0, True
     for arrangement in Arrangement:
         theirs = [(seed, faults) for seed, faults in chosen if faults[0].arrangement is arrangement]
         if not theirs:
             continue
+        seen += len(theirs)
+        until = begun_at + 60 * options.minutes * seen / len(chosen) if options.minutes else math.inf
         try:
             with chaos_servers(arrangement) as servers:
-                kept = play_on(servers, theirs, options.json) and kept
+                kept = play_on(servers, theirs, options.json, until) and kept
         except NotHereError as error:
             sys.stderr.write(f"faults of the arrangement {arrangement} are left out: {error}\n")
     return kept
 
 
-def play_on(servers: Servers, chosen: Sequence[tuple[int, list[Fault]]], results: Path) -> bool:
-    """Play them one after another, each to its end; whether every promise was kept."""
+def play_on(servers: Servers, chosen: Sequence[tuple[int, list[Fault]]], results: Path, until: float) -> bool:
+    """Play them one after another, each to its end, and begin none after `until`; whether every promise was kept."""
     kept = True
-    for seed, faults in chosen:
+    for number, (seed, faults) in enumerate(chosen):
+        if monotonic() > until:
+            sys.stderr.write(f"{len(chosen) - number} of {len(chosen)} runs are left out for time\n")
+            break
         names = ", ".join(fault.name for fault in faults)
         sys.stderr.write(f"CHAOS_SEED={seed} {names}: ")
         sys.stderr.flush()
@@ -68,6 +84,10 @@ def play_on(servers: Servers, chosen: Sequence[tuple[int, list[Fault]]], results
             outcome = asyncio.run(play(servers, faults, seed))
         except NotHereError as error:
             sys.stderr.write(f"left out, {error}\n")
+            continue
+        except Exception:  # noqa: BLE001 - whatever went wrong in one run is told, and the next is played
+            sys.stderr.write(f"FAILED {traceback.format_exc()}\n")
+            kept = False
             continue
         with results.open("a", encoding="utf-8") as file:
             file.write(f"{outcome.line()}\n")
@@ -84,10 +104,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     options.json.parent.mkdir(parents=True, exist_ok=True)
     kept = play_all(options)
-    made = table(read(options.json), FAULTS)
-    sys.stdout.write(made)
+    outcomes = read(options.json) if options.json.exists() else []
+    sys.stdout.write(table(outcomes, FAULTS))
     if options.write:
-        PAGE.write_text(MARKS.put(PAGE.read_text(encoding="utf-8"), marked(made)), encoding="utf-8")
+        write(outcomes, FAULTS)
     return 0 if kept else 1
 
 

@@ -27,13 +27,14 @@ class Fleet:
     Args:
         environment: what every worker is told.
         folder: where their logs go.
+        module: is run in the command's place, where no other is asked for.
     """
 
-    def __init__(self, environment: Mapping[str, str], folder: Path) -> None:
+    def __init__(self, environment: Mapping[str, str], folder: Path, module: str | None = None) -> None:
         self.exits: Counter[int] = Counter()
         self._environment = dict(environment)
         self._folder = folder
-        self._module: str | None = None
+        self._usual_module = self._module = module
         self.uses = 0  # calls of `use`
         self._logs: list[Path] = []
         self._slots: list[_Slot] = []
@@ -43,14 +44,14 @@ class Fleet:
         """Those that have not ended."""
         return [slot.worker for slot in self._slots if slot.worker is not None and slot.worker.status is None]
 
-    def pick(self, chance: random.Random) -> WorkerProcess | None:
-        """One that runs."""
-        running = self.running
-        return chance.choice(running) if running else None
+    async def pick(self, chance: random.Random) -> WorkerProcess:
+        """One that runs; waits until one does."""
+        await until(lambda: bool(self.running), "a worker runs", seconds_max=60)
+        return chance.choice(self.running)
 
     def use(self, module: str | None = None, **environment: str) -> None:
-        """Workers that are started from now on run this module in the command's place, with this on top."""
-        self._module = module
+        """Workers that are started from now on run this module or the usual one, with this on top."""
+        self._module = module or self._usual_module
         self._environment |= environment
         self.uses += 1
 
@@ -82,6 +83,15 @@ class Fleet:
     def logs(self) -> list[str]:
         """What each has written, those that have ended too."""
         return [log.read_text(errors="replace") for log in self._logs]
+
+    async def until_said(self, words: str, seconds_max: float = 30.0) -> None:
+        """Until one of them has logged this, from its start on: so a fault knows that it was felt."""
+        await until(
+            lambda: any(words in log for log in self.logs()),
+            f"a worker says {words!r}",
+            seconds_max=seconds_max,
+            details=lambda: "\n".join(worker.log_tail() for worker in self.running),
+        )
 
     def tracebacks(self) -> list[str]:
         """The ends of the logs of those that ended with an error that is nobody's."""

@@ -65,17 +65,19 @@ class Link:
         carrier = self._carrier
         with suppress(OSError):
             while data := await reader.read(READ_BYTES_MAX):
-                await carrier.moving.wait()
                 behaviour = carrier.behaviour
+                carrier.touched += behaviour.frozen or behaviour.loses or behaviour.chopped
+                await carrier.moving.wait()
                 self.is_lost = self.is_lost or behaviour.loses
                 starts = framing.starts(data)
                 if self.is_lost:
                     continue
                 if behaviour.delay_ms or behaviour.jitter_ms:
+                    carrier.touched += 1
                     await asyncio.sleep((behaviour.delay_ms + carrier.chance.uniform(0, behaviour.jitter_ms)) / 1000)
                 if behaviour.corrupts == side and starts and not self.is_corrupted:
                     self.is_corrupted = True
-                    carrier.corrupted += 1
+                    carrier.touched += 1
                     data = data[: starts[0]] + bytes([WRONG_TYPE]) + data[starts[0] + 1 :]
                 await self._write(writer, data)
         if self.is_lost:
@@ -99,7 +101,7 @@ class Carrier:
         self.moving = asyncio.Event()
         self.moving.set()
         self.chance = random.Random(seed)
-        self.corrupted = 0
+        self.touched = 0
         self.protocol = protocol
         self._ports = [server_port, *others]
         self._turns = 0
@@ -108,6 +110,7 @@ class Carrier:
     async def connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Somebody has connected."""
         if self.behaviour.refuses:
+            self.touched += 1
             writer.transport.abort()
             return
         server = await self._connect_to_a_server()
@@ -128,19 +131,19 @@ class Carrier:
     def obey(self, order: dict[str, Any]) -> dict[str, Any]:
         """Do as told; what there is to say about it."""
         if order.pop("cut", False):
+            self.touched += len(self._links)
             for link in list(self._links):
                 link.abort()
         for name, value in order.items():
             setattr(self.behaviour, name, value)
         if "corrupts" in order:
-            self.corrupted = 0
             for link in self._links:
                 link.is_corrupted = False
         if "loses" in order:
             for link in self._links:  # at once: a connection without traffic is lost, too
                 link.is_lost = link.is_lost or self.behaviour.loses
         (self.moving.clear if self.behaviour.frozen else self.moving.set)()
-        return {"links": len(self._links), "corrupted": self.corrupted}
+        return {"links": len(self._links), "touched": self.touched}
 
     async def _connect_to_a_server(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:
         """Several take turns, and one that refuses is passed over, as load balancers do it."""
@@ -175,7 +178,10 @@ class Proxy:
         return cls(process, json.loads(await process.stdout.readline())["port"])
 
     async def tell(self, **order: Any) -> dict[str, Any]:
-        """Change its behaviour (the fields of `Behaviour`); returns how many `links` it has, and how many `corrupted`.
+        """Change its behaviour (the fields of `Behaviour`); returns how many `links` it has, and what it has `touched`.
+
+        `touched` counts connections that were cut, refused or corrupted, and pieces that were held back, lost, delayed
+        or chopped.
 
         Raises:
             TimeoutError: it does not answer.

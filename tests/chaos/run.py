@@ -4,20 +4,25 @@ import asyncio
 import json
 import os
 import random
+import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from chaos.arrangement import Arrangement
+from chaos.home import ROOT
 from chaos.registry import Fault
 from chaos.stage import Servers, Stage
 
 ROWS_BEFORE = 300  # are stored when the first fault comes
 SPREAD_SECONDS_MAX = 2.0  # of the instants at which several faults begin
 DELIVERY_PATHS = ("fast", "fast", "library")
+EVENT_LOOPS = ("uvloop", "uvloop", "asyncio")
 SEED = "CHAOS_SEED"
 SEED_BITS = 32
+FAILED = ROOT / ".local" / "chaos" / "failed"  # ledgers and logs of runs that were wrong, by their seeds
 
 
 @dataclass(slots=True)
@@ -38,6 +43,8 @@ class Outcome:
     exits: dict[str, int]
     reasons: dict[str, int]
     delivery_path: str = DELIVERY_PATHS[0]
+    event_loop: str = EVENT_LOOPS[0]
+    rabbitmq: str = ""  # its version
     wrong: dict[str, list[str]] = field(default_factory=dict)
     tracebacks: list[str] = field(default_factory=list)
 
@@ -90,12 +97,14 @@ async def play(
     """
     chance = random.Random(seed)
     told = {"USAGE_DELIVERY_PATH": chance.choice(DELIVERY_PATHS)}
+    event_loop = chance.choice(EVENT_LOOPS) if module is None else EVENT_LOOPS[0]
+    if event_loop == "asyncio":
+        module = "chaos.asyncio_worker"
     for fault in faults:
         told |= fault.environment
     told |= environment or {}
-    with tempfile.TemporaryDirectory(prefix="usage-chaos-") as folder:
-        async with Stage(servers, Path(folder), seed=seed, environment=told) as stage:
-            stage.fleet.use(module)
+    with _kept_where_wrong(seed) as kept:
+        async with Stage(servers, kept.folder, seed=seed, environment=told, module=module) as stage:
             await stage.fleet.scale(faults[0].workers)
             await stage.start_producers(faults[0].load)
             await stage.fleet.until_up()  # or a fault would find only some of them
@@ -104,8 +113,28 @@ async def play(
             recovery_seconds = await _recovery(stage, sum(fault.recovery_seconds_max for fault in faults))
             await stage.settle()
             outcome = await _outcome(stage, faults, seed, recovery_seconds)
-            outcome.delivery_path = told["USAGE_DELIVERY_PATH"]
-            return outcome
+        outcome.delivery_path, outcome.event_loop = told["USAGE_DELIVERY_PATH"], event_loop
+        outcome.rabbitmq = servers.rabbitmq.version
+        kept.is_wrong = not outcome.is_right
+        return outcome
+
+
+@dataclass(slots=True)
+class _Kept:
+    folder: Path
+    is_wrong: bool = True
+
+
+@contextmanager
+def _kept_where_wrong(seed: int) -> Iterator[_Kept]:
+    """A folder for ledgers and logs; what is in it stays where the run fails, or its outcome is wrong."""
+    with tempfile.TemporaryDirectory(prefix="usage-chaos-") as folder:
+        kept = _Kept(Path(folder))
+        try:
+            yield kept
+        finally:
+            if kept.is_wrong:
+                shutil.copytree(folder, FAILED / str(seed), dirs_exist_ok=True)
 
 
 async def _do(stage: Stage, faults: Sequence[Fault], chance: random.Random) -> None:
@@ -128,7 +157,8 @@ async def _do(stage: Stage, faults: Sequence[Fault], chance: random.Random) -> N
 async def _recovery(stage: Stage, seconds_max: float) -> float | None:
     try:
         return round(await stage.seconds_until_flowing(seconds_max), 1)
-    except TimeoutError:
+    except TimeoutError as error:
+        (stage.folder / "too-late.txt").write_text(str(error), encoding="utf-8")
         return None
 
 

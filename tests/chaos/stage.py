@@ -79,9 +79,18 @@ class Stage:
         folder: for ledgers and logs; empty.
         seed: of everything that is left to chance.
         environment: what the workers are told beside where the servers are.
+        module: what the workers run in the command's place.
     """
 
-    def __init__(self, servers: Servers, folder: Path, *, seed: int, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        servers: Servers,
+        folder: Path,
+        *,
+        seed: int,
+        environment: Mapping[str, str],
+        module: str | None = None,
+    ) -> None:
         self._servers = servers
         self.postgres = servers.postgres
         self.rabbitmq = servers.rabbitmq
@@ -98,6 +107,7 @@ class Stage:
         self.producers: list[asyncio.subprocess.Process] = []
         self._database_name = f"chaos_{name}"
         self._environment = environment
+        self._module = module
         self._database: asyncpg.Connection | None = None
         self._database_dsn = ""
         self._ledgers: list[Path] = []
@@ -119,7 +129,7 @@ class Stage:
                 proxy = await Proxy.start(port, Protocol.POSTGRES, seed=self.seed)
                 stack.push_async_callback(proxy.close)
                 self.workers_to_nodes.append(proxy)
-            self.fleet = Fleet(self._worker_environment(), self.folder)
+            self.fleet = Fleet(self._worker_environment(), self.folder, self._module)
             stack.push_async_callback(asyncio.to_thread, self._servers.mend)
             stack.push_async_callback(self._end)
             self._stack = stack.pop_all()

@@ -11,16 +11,12 @@ from harness import until
 import chaos.faults  # noqa: F401 - fills the registry
 from chaos.arrangement import Arrangement
 from chaos.broken_worker import MISTAKES
+from chaos.faults.postgres import A_WORKER_WAITS
 from chaos.registry import FAULTS, Fault
 from chaos.run import Outcome, play
 from chaos.stage import Servers, Stage
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(900)]
-
-A_WRITER_WAITS = """
-SELECT count(*) > 0 FROM pg_stat_activity
-WHERE datname = current_database() AND application_name LIKE 'usage-worker%' AND wait_event_type = 'Lock'
-"""
 
 
 async def in_the_middle_of_a_batch(stage: Stage, act: Callable[[], Awaitable[None]]) -> None:
@@ -28,7 +24,7 @@ async def in_the_middle_of_a_batch(stage: Stage, act: Callable[[], Awaitable[Non
     blocker = await asyncpg.connect(stage.dsn)
     try:
         await blocker.execute("BEGIN; LOCK TABLE ai_usage_logs IN ACCESS EXCLUSIVE MODE")
-        await until(lambda: blocker.fetchval(A_WRITER_WAITS), "a writer waits", details=stage.details)
+        await until(lambda: blocker.fetchval(A_WORKER_WAITS), "a writer waits", details=stage.details)
         await act()
     finally:
         blocker.terminate()

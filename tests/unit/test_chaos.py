@@ -20,7 +20,7 @@ from chaos.ledger import ENDPOINT, Books, Kind, Ledger, LedgerFile, Line, balanc
 from chaos.producer import Options, messages
 from chaos.proxy import LOOPBACK, Carrier
 from chaos.registry import FAULTS
-from chaos.report import MARKS, PAGE, marked, table
+from chaos.report import GROUPS, MARKS, PAGE, README, README_MARKS, how_played, summary, table
 from chaos.run import Outcome, mix
 from chaos.streams import WRONG_TYPE, Framing, Protocol
 from harness import until
@@ -176,7 +176,7 @@ async def test_corruption_is_of_one_messages_type() -> None:
         through.carrier.obey({"corrupts": "client"})
         sent = frame(b"payload") + frame(b"next")
         assert await through.pass_on(sent) == bytes([WRONG_TYPE]) + sent[1:]
-        assert through.carrier.obey({})["corrupted"] == 1
+        assert through.carrier.obey({})["touched"] == 1
 
 
 # The ledger.
@@ -312,7 +312,7 @@ for deadly in dying_worker.POINTS.values():
 
 def test_what_the_suites_own_workers_replace_is_there() -> None:
     """Every point and every mistake finds in the product what it takes the place of."""
-    subprocess.run([sys.executable, "-c", _APPLY], cwd=TESTS, check=True, timeout=SECONDS_MAX)
+    subprocess.run([sys.executable, "-c", _APPLY], cwd=TESTS, check=True, timeout=90)
 
 
 # Runs and their table.
@@ -353,16 +353,44 @@ def test_the_table_adds_up_runs_by_fault() -> None:
     }
 
 
+def test_the_summary_adds_up_runs_by_kind() -> None:
+    """README has a row for some kinds together, and each kind of fault is in one of them."""
+    assert {fault.kind for fault in FAULTS.values()} == {kind for kinds, _ in GROUPS.values() for kind in kinds}
+    made = summary(
+        [outcome("RabbitMQ killed"), outcome("RabbitMQ frozen", lost=1), outcome("Postgres killed"), outcome("a", "b")],
+        FAULTS,
+    )
+    rows = {cells[1].strip(): [cell.strip() for cell in cells[3:-2]] for cells in map(_cells, made.splitlines()[2:])}
+    assert rows == {
+        "Postgres": ["1", "1,000", "0", "0", "0"],
+        "RabbitMQ": ["2", "2,000", "1", "0", "0"],
+        "several at once": ["1", "1,000", "0", "0", "0"],
+        "**all**": ["4", "4,000", "1", "0", "0"],
+    }
+
+
+def test_the_page_says_how_the_runs_were_played() -> None:
+    """By which path, on which loop, with which broker."""
+    runs = [outcome("RabbitMQ killed"), outcome("RabbitMQ killed"), outcome("RabbitMQ killed")]
+    runs[0].delivery_path, runs[1].event_loop = "library", "asyncio"
+    for run in runs:
+        run.rabbitmq = "4.3.1"
+    assert how_played(runs) == (
+        "Of these 3 runs: 2 by the fast delivery path, 1 by the library delivery path; "
+        "2 on uvloop, 1 on asyncio; 3 with RabbitMQ 4.3.1."
+    )
+
+
 def _cells(row_text: str) -> list[str]:
     return row_text.split("|")
 
 
 def test_the_page_has_room_for_the_table_and_knows_only_faults_that_exist() -> None:
-    """docs/chaos.md keeps its marks, and no row of it is of a fault that was renamed since."""
-    text = PAGE.read_text(encoding="utf-8")
-    assert MARKS.put(text, marked("new\n")).count("new\n") == 1
-    shown = text[text.index(MARKS.begin) : text.index(MARKS.end)]
-    named = {_cells(line)[1].strip() for line in shown.splitlines()[3:]}
+    """Both pages keep their marks, and no row is of a fault that was renamed since."""
+    shown = README_MARKS.shown(README.read_text(encoding="utf-8"))
+    assert "| **all** |" in shown
+    shown = MARKS.shown(PAGE.read_text(encoding="utf-8"))
+    named = {_cells(line)[1].strip() for line in shown.splitlines()[2:] if line.startswith("|")}
     assert named <= {*FAULTS, "several at once", "**all**"}
 
 

@@ -33,7 +33,7 @@ TOPOLOGY_SECONDS_MAX = 30.0
 CLOSE_SECONDS_MAX = 2.0
 GOODBYE_SECONDS_MAX = 1.0  # for each of two calls
 HEARTBEAT_SECONDS = 15  # a half-open connection is noticed after three
-IDLE_SECONDS_MAX = 60.0  # nothing delivered for so long while messages are ready: the consumer is lost
+IDLE_SECONDS_MAX = 30.0  # nothing delivered for so long while messages are ready: the consumer is lost
 
 log = structlog.get_logger(__name__)
 

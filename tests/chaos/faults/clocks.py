@@ -108,9 +108,7 @@ async def producers(stage: Stage, chance: random.Random) -> None:
 
     before = await refused()
     await asyncio.sleep(chance.uniform(0.5, 2))
-    worker = stage.fleet.pick(chance)
-    if worker is not None:
-        await worker.kill()
+    await (await stage.fleet.pick(chance)).kill()
 
     async def more() -> bool:
         return await refused() >= before + ROWS

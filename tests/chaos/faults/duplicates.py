@@ -94,9 +94,7 @@ async def under_another_isolation(stage: Stage, chance: random.Random) -> None:
 async def _kill_some(stage: Stage, chance: random.Random) -> None:
     for _ in range(KILLS):
         await asyncio.sleep(chance.uniform(0.5, 1.5))
-        worker = stage.fleet.pick(chance)
-        if worker is not None:
-            await worker.kill()
+        await (await stage.fleet.pick(chance)).kill()
         await stage.until_more_are_stored(ROWS_MORE)
 
 

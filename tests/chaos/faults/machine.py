@@ -16,9 +16,7 @@ BUSY_PROCESSES = 4
 async def malformed(stage: Stage, chance: random.Random) -> None:
     """Nine of ten messages cannot be read, and half of the other events are bad, while a worker is killed."""
     await asyncio.sleep(chance.uniform(1, 3))
-    worker = stage.fleet.pick(chance)
-    if worker is not None:
-        await worker.kill()
+    await (await stage.fleet.pick(chance)).kill()
 
 
 @fault("processors busy", recovery_seconds_max=60)

@@ -57,6 +57,4 @@ async def dropped(stage: Stage, chance: random.Random) -> None:
 async def _kill_a_worker(stage: Stage, chance: random.Random) -> None:
     """What it held comes again, to be found wherever it is stored by now."""
     await asyncio.sleep(chance.uniform(0, 1))
-    worker = stage.fleet.pick(chance)
-    if worker is not None:
-        await worker.kill()
+    await (await stage.fleet.pick(chance)).kill()

@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import asyncpg
+from harness.waiting import until
 
 from chaos.registry import NotHereError, fault
 from chaos.stage import Stage
@@ -19,6 +20,7 @@ from worker.demo.processes import LocalProcess
 
 TMPFS_BYTES = 24 * 2**20
 WORKERS = "application_name LIKE 'usage-worker%' AND datname = current_database()"
+A_WORKER_WAITS = f"SELECT count(*) > 0 FROM pg_stat_activity WHERE {WORKERS} AND wait_event_type = 'Lock'"
 
 
 @fault("Postgres restarted (fast)")
@@ -51,9 +53,12 @@ async def kill(stage: Stage, chance: random.Random) -> None:
 @fault("Postgres backends killed")
 async def kill_backends(stage: Stage, chance: random.Random) -> None:
     """Sessions of the workers are terminated at random instants, also in the middle of a transaction."""
+    killing = f"SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE {WORKERS}"
+    killed = 0
     for _ in range(20):
-        await stage.value(f"SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE {WORKERS}")
+        killed += await stage.value(killing)
         await asyncio.sleep(chance.uniform(0, 0.4))
+    assert killed, "there was no session of a worker"
 
 
 @fault("Postgres frozen")
@@ -78,6 +83,7 @@ async def no_connections(stage: Stage, chance: random.Random) -> None:
                 while True:
                     taken += [await _connected(stage)]
         await asyncio.sleep(chance.uniform(2, 5))
+        await stage.fleet.until_said("too many clients")
     finally:
         for connection in (*taken, killer):
             connection.terminate()
@@ -97,6 +103,7 @@ async def disk_full(stage: Stage, chance: random.Random) -> None:
                 while True:
                     file.write(bytes(65536))
             await asyncio.sleep(chance.uniform(3, 6))
+            await stage.fleet.until_said("No space left on device")
             ballast.unlink()
             await asyncio.sleep(2)
             await database.execute("ALTER TABLE ai_usage_logs SET TABLESPACE pg_default")
@@ -111,6 +118,7 @@ async def read_only(stage: Stage, chance: random.Random) -> None:
     await _configure(stage, "SET default_transaction_read_only = on")
     try:
         await asyncio.sleep(chance.uniform(2, 5))
+        await stage.fleet.until_said("read-only transaction")
     finally:
         await _configure(stage, "RESET default_transaction_read_only")
 
@@ -126,15 +134,18 @@ async def lock(stage: Stage, chance: random.Random) -> None:
 async def lock_for_long(stage: Stage, chance: random.Random) -> None:
     """Somebody holds the table for longer than the workers' lock time-out of 10 s."""
     await _hold(stage, "LOCK TABLE ai_usage_logs IN ACCESS EXCLUSIVE MODE", chance.uniform(12, 16))
+    await stage.fleet.until_said("lock timeout")
 
 
 @fault("Postgres statements time out")
 async def slow(stage: Stage, chance: random.Random) -> None:
     """Every statement of the workers is cancelled as it runs, as a time-out does."""
     cancelling = f"SELECT count(pg_cancel_backend(pid)) FROM pg_stat_activity WHERE {WORKERS} AND state <> 'idle'"
+    cancelled = 0
     for _ in range(100):
-        await stage.value(cancelling)
+        cancelled += await stage.value(cancelling)
         await asyncio.sleep(chance.uniform(0, 0.05))
+    assert cancelled, "no statement of a worker was met"
 
 
 @fault("Postgres migrated under load")
@@ -182,6 +193,7 @@ async def _hold(stage: Stage, statement: str, seconds: float) -> None:
     try:
         await database.execute(f"BEGIN; {statement}", timeout=60)
         await asyncio.sleep(seconds)
+        await until(lambda: database.fetchval(A_WORKER_WAITS), "a worker waits for the lock", details=stage.details)
     finally:
         database.terminate()
 

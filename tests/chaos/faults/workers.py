@@ -13,6 +13,7 @@ from chaos.stage import Stage
 KILLS = 15
 PAUSE_SECONDS_MAX = 0.6
 POINT_SECONDS = 6.0
+STOPS_MAX, DEATHS = 12, 3
 
 
 @fault("worker killed at random")
@@ -20,9 +21,7 @@ async def kill_at_random(stage: Stage, chance: random.Random) -> None:
     """SIGKILL to workers at 15 random instants."""
     for _ in range(KILLS):
         await asyncio.sleep(chance.uniform(0, PAUSE_SECONDS_MAX))
-        worker = stage.fleet.pick(chance)
-        if worker is not None:
-            await worker.kill()
+        await (await stage.fleet.pick(chance)).kill()
 
 
 @fault("worker stopped under load")
@@ -30,9 +29,8 @@ async def stop_under_load(stage: Stage, chance: random.Random) -> None:
     """SIGTERM to workers at random instants while messages come; others are started in their place."""
     for _ in range(5):
         await asyncio.sleep(chance.uniform(0, PAUSE_SECONDS_MAX))
-        worker = stage.fleet.pick(chance)
-        if worker is not None:
-            assert await worker.stop() in (0, 1, -signal.SIGTERM)  # by the signal where it had not begun
+        worker = await stage.fleet.pick(chance)
+        assert await worker.stop() in (0, 1, -signal.SIGTERM)  # by the signal where it had not begun
 
 
 @fault("worker told to stop twice")
@@ -40,11 +38,10 @@ async def stop_twice(stage: Stage, chance: random.Random) -> None:
     """A second SIGTERM at a random instant after the first: what is held goes back at once."""
     for _ in range(5):
         await asyncio.sleep(chance.uniform(0, PAUSE_SECONDS_MAX))
-        worker = stage.fleet.pick(chance)
-        if worker is not None:
-            worker.send_signal(signal.SIGTERM)
-            await asyncio.sleep(chance.uniform(0, 0.1))
-            await worker.stop()
+        worker = await stage.fleet.pick(chance)
+        worker.send_signal(signal.SIGTERM)
+        await asyncio.sleep(chance.uniform(0, 0.1))
+        await worker.stop()
 
 
 @fault("worker frozen and continued")
@@ -52,9 +49,7 @@ async def freeze(stage: Stage, chance: random.Random) -> None:
     """SIGSTOP to one worker for some seconds, three times, at random instants."""
     for _ in range(3):
         await asyncio.sleep(chance.uniform(0, PAUSE_SECONDS_MAX))
-        worker = stage.fleet.pick(chance)
-        if worker is None:
-            continue
+        worker = await stage.fleet.pick(chance)
         worker.send_signal(signal.SIGSTOP)
         await asyncio.sleep(chance.uniform(0.5, 3))
         if worker.status is None:
@@ -64,9 +59,7 @@ async def freeze(stage: Stage, chance: random.Random) -> None:
 @fault("worker frozen longer than its broker waits", recovery_seconds_max=60)
 async def freeze_for_long(stage: Stage, chance: random.Random) -> None:
     """SIGSTOP to one worker until the broker has given its deliveries to the other, then SIGCONT."""
-    worker = stage.fleet.pick(chance)
-    if worker is None:
-        return
+    worker = await stage.fleet.pick(chance)
     worker.send_signal(signal.SIGSTOP)
     await stage.workers_to_rabbitmq.cut()  # the broker's side ends now instead of after its heartbeats
     await stage.until_more_are_stored(300)
@@ -127,30 +120,29 @@ for _point, _passes_max in _PASSES.items():
 @fault("worker killed during the flush of a stop", mixes=False)
 async def die_in_flush(stage: Stage, chance: random.Random) -> None:
     """SIGTERM has come, what was held is being stored: SIGKILL after the first commit of that."""
-    stage.fleet.use("chaos.dying_worker", CHAOS_POINT="during_the_flush_of_a_stop", CHAOS_PASSES="0")
-    await stage.fleet.replace()
-    for _ in range(5):
-        await stage.fleet.until_up()
-        await asyncio.sleep(chance.uniform(0.1, PAUSE_SECONDS_MAX))
-        worker = stage.fleet.pick(chance)
-        if worker is not None:
-            await worker.stop()
-    stage.fleet.use()
-    await stage.fleet.replace()
+    await _die_in_a_stop(stage, chance, "during_the_flush_of_a_stop", signals=1)
 
 
 @fault("worker killed before giving back", mixes=False)
 async def die_before_giving_back(stage: Stage, chance: random.Random) -> None:
     """A second SIGTERM has come and what is held is about to go back: SIGKILL."""
-    stage.fleet.use("chaos.dying_worker", CHAOS_POINT="before_giving_back", CHAOS_PASSES="0")
+    await _die_in_a_stop(stage, chance, "before_giving_back", signals=2)
+
+
+async def _die_in_a_stop(stage: Stage, chance: random.Random, point: str, *, signals: int) -> None:
+    """Stop workers until some have come to the point: one that held nothing ends well before it."""
+    stage.fleet.use("chaos.dying_worker", CHAOS_POINT=point, CHAOS_PASSES="0")
     await stage.fleet.replace()
-    for _ in range(5):
+    deaths = 0
+    for _ in range(STOPS_MAX):
         await stage.fleet.until_up()
         await asyncio.sleep(chance.uniform(0.1, PAUSE_SECONDS_MAX))
-        worker = stage.fleet.pick(chance)
-        if worker is not None:
+        worker = await stage.fleet.pick(chance)
+        for _ in range(signals):
             worker.send_signal(signal.SIGTERM)
-            worker.send_signal(signal.SIGTERM)
-            await worker.wait()
+        deaths += await worker.wait() == -signal.SIGKILL
+        if deaths == DEATHS:
+            break
     stage.fleet.use()
     await stage.fleet.replace()
+    assert deaths, f"none of {STOPS_MAX} workers that were stopped has come to the point {point}"
