@@ -33,6 +33,7 @@ class Fault:
     environment: Mapping[str, str] = field(default_factory=dict)
     may_end_workers: bool = False  # with an error of their own: they are started again
     mixes: bool = True  # with others at once, of the single servers
+    soaks: bool = True  # on a table that has grown for an hour, too
     arrangement: Arrangement = Arrangement.SINGLE
 
 

@@ -89,7 +89,7 @@ async def no_connections(stage: Stage, chance: random.Random) -> None:
             connection.terminate()
 
 
-@fault("Postgres disk full")
+@fault("Postgres disk full", soaks=False)
 async def disk_full(stage: Stage, chance: random.Random) -> None:
     """The table's disk (a small tmpfs) is full until somebody makes room."""
     async with _tmpfs() as mount:
@@ -148,7 +148,7 @@ async def slow(stage: Stage, chance: random.Random) -> None:
     assert cancelled, "no statement of a worker was met"
 
 
-@fault("Postgres migrated under load")
+@fault("Postgres migrated under load", soaks=False)
 async def migrate(stage: Stage, chance: random.Random) -> None:
     """The host adds a column and an index, renames the table away and back, rewrites it."""
     database = await _connected(stage)

@@ -72,6 +72,7 @@ def drawn(faults: Mapping[str, Fault], chance: random.Random) -> list[Fault]:
         fault
         for fault in faults.values()
         if fault.mixes
+        and fault.soaks
         and fault.arrangement is Arrangement.SINGLE
         and not (fault.environment or fault.may_end_workers or fault.load != plain)
     ]
@@ -89,9 +90,10 @@ async def soak(servers: Servers, faults: Mapping[str, Fault], options: Options) 
             (Path(folder) / "steady").mkdir()
             steady = Fleet(stage._worker_environment(), Path(folder) / "steady")
             try:
-                return await _soak(stage, steady, faults, options)
+                soaked = await _soak(stage, steady, faults, options)
             finally:
                 await steady.kill_all()
+    return soaked
 
 
 async def _soak(stage: Stage, steady: Fleet, faults: Mapping[str, Fault], options: Options) -> Soaked:
@@ -150,6 +152,7 @@ async def _play(under_way: _Soak, fault: Fault) -> Played | None:
     """Play one, to its end and until events flow again; `None` where it cannot be had here."""
     begin_seconds = under_way.seconds()
     error = ""
+    recovery_seconds: float | None = None
     try:
         await fault.act(under_way.stage, random.Random(under_way.chance.getrandbits(32)))
     except NotHereError:
@@ -159,11 +162,10 @@ async def _play(under_way: _Soak, fault: Fault) -> Played | None:
         await asyncio.to_thread(under_way.stage._servers.mend)
     mended_seconds = under_way.seconds()
     try:
-        recovery_seconds: float | None = round(
-            await under_way.stage.seconds_until_flowing(fault.recovery_seconds_max), 1
-        )
-    except TimeoutError:
-        recovery_seconds = None
+        recovery_seconds = round(await under_way.stage.seconds_until_flowing(fault.recovery_seconds_max), 1)
+    except Exception as failure:  # noqa: BLE001 - the same
+        error = error or f"{type(failure).__name__}: {failure}"[:ERROR_CHARACTERS_MAX]
+        await asyncio.to_thread(under_way.stage._servers.mend)
     played = Played(fault.name, fault.kind, begin_seconds, mended_seconds, under_way.seconds(), recovery_seconds, error)
     sys.stderr.write(f"{played.line()}\n")
     return played
