@@ -92,24 +92,17 @@ async def no_connections(stage: Stage, chance: random.Random) -> None:
 @fault("Postgres disk full", soaks=False)
 async def disk_full(stage: Stage, chance: random.Random) -> None:
     """The table's disk (a small tmpfs) is full until somebody makes room."""
-    async with _tmpfs() as mount:
-        database = await _connected(stage)
+    async with _tmpfs() as mount, _moved_to(stage, mount / "space"):
+        ballast = mount / "ballast"
         try:
-            space = f"small_{stage.folder.name.replace('-', '_')}"
-            await database.execute(f"CREATE TABLESPACE {space} LOCATION '{mount}/space'")
-            await database.execute(f"ALTER TABLE ai_usage_logs SET TABLESPACE {space}")
-            ballast = mount / "ballast"
             with suppress(OSError), ballast.open("wb", buffering=0) as file:
                 while True:
                     file.write(bytes(65536))
             await asyncio.sleep(chance.uniform(3, 6))
             await stage.fleet.until_said("No space left on device")
-            ballast.unlink()
-            await asyncio.sleep(2)
-            await database.execute("ALTER TABLE ai_usage_logs SET TABLESPACE pg_default")
-            await database.execute(f"DROP TABLESPACE {space}")
         finally:
-            database.terminate()
+            ballast.unlink()
+        await asyncio.sleep(2)
 
 
 @fault("Postgres read-only")
@@ -205,6 +198,25 @@ async def _configure(stage: Stage, change: str) -> None:
         await database.execute("SELECT pg_reload_conf()")
     finally:
         await database.close()
+
+
+@asynccontextmanager
+async def _moved_to(stage: Stage, folder: Path) -> AsyncIterator[None]:
+    """The table of usage in a tablespace there; back where it was afterwards, also where something failed."""
+    space = f"small_{stage.folder.name.replace('-', '_')}"
+    database = await _connected(stage)
+    try:
+        await database.execute(f"CREATE TABLESPACE {space} LOCATION '{folder}'")
+        try:
+            await database.execute(f"ALTER TABLE ai_usage_logs SET TABLESPACE {space}")
+            yield
+        finally:
+            await database.execute("ALTER TABLE ai_usage_logs SET TABLESPACE pg_default")
+            await database.execute(f"DROP TABLESPACE {space}")
+            # A server that is killed later would else not start again: its log names a folder that is gone by then.
+            await database.execute("CHECKPOINT")
+    finally:
+        database.terminate()
 
 
 @asynccontextmanager
