@@ -22,6 +22,7 @@ ENVIRONMENT = {"USAGE_WRITERS": "2"}
 LEVELS = ("serializable", "repeatable read")
 CANNOT_SERIALISE = "SQLSTATE 40001"
 FAILS_SECONDS_MAX = 60.0
+UP_SECONDS_MAX = 180.0  # four at once begin slowly on a busy machine
 
 
 @fault(
@@ -53,7 +54,7 @@ async def in_a_serializable_database(stage: Stage, chance: random.Random) -> Non
         await host.execute(f"ALTER DATABASE {await _name(host)} SET default_transaction_isolation = '{level}'")
         try:
             await stage.fleet.replace()
-            await stage.fleet.until_up()
+            await stage.fleet.until_up(UP_SECONDS_MAX)
             async with _host(stage) as other:
                 assert await other.fetchval("SHOW transaction_isolation") == level
             await _kill_some(stage, chance)
@@ -76,7 +77,7 @@ async def under_another_isolation(stage: Stage, chance: random.Random) -> None:
     stage.fleet.use("chaos.unpinned_worker", CHAOS_ISOLATION=chance.choice(LEVELS))
     try:
         await stage.fleet.replace()
-        await stage.fleet.until_up()
+        await stage.fleet.until_up(UP_SECONDS_MAX)
         await until(
             lambda: _failed_to_serialise(stage),
             f"a worker's transaction fails with {CANNOT_SERIALISE}",
@@ -88,7 +89,7 @@ async def under_another_isolation(stage: Stage, chance: random.Random) -> None:
     finally:
         stage.fleet.use()
         await stage.fleet.replace()
-    await stage.fleet.until_up()
+    await stage.fleet.until_up(UP_SECONDS_MAX)
 
 
 async def _kill_some(stage: Stage, chance: random.Random) -> None:
@@ -100,6 +101,7 @@ async def _kill_some(stage: Stage, chance: random.Random) -> None:
 
 async def _require_no_deadlock(stage: Stage) -> None:
     """And that the same events did meet: a worker has seen duplicates."""
+    await stage.fleet.until_up(UP_SECONDS_MAX)
     seen = [await worker.metric("events_total", outcome="duplicate") for worker in stage.fleet.running]
     assert sum(seen) > 0, "no worker has seen an event twice"
     deadlocks = await stage.value("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")

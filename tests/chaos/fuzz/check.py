@@ -15,7 +15,7 @@ from worker.batch import Entry
 from worker.decode import Decoded, Reject, event_text
 
 DETAIL_CHARACTERS_MAX = 2000
-_REJECTS_SHOWN_MAX = 5
+_EVENTS_SHOWN_MAX = _REJECTS_SHOWN_MAX = 5
 _MESSAGE_CHARACTERS_MAX = 40
 _DIGITS = re.compile(r"[0-9]+")
 _KNOWN = re.compile(r"(data\.)?[a-z_]{0,24}")
@@ -60,20 +60,21 @@ def check(one: Input, tag: int, window: Window) -> Checked:
     return Checked(Entry(delivery, decoded), wanted)
 
 
-def shown(checked: Checked) -> object:
-    """What is new about an input where it is like no other: which rules it breaks in which fields, which it keeps."""
+def shown(checked: Checked) -> set[tuple[object, ...]]:
+    """What may be new about an input: each rule that it breaks in a field, and what its events have."""
     decoded = checked.entry.decoded
-    kept = {(event.cost_given, event.metadata_json is None, event.endpoint is None) for event in decoded.events[:9]}
-    broken: set[tuple[str, ...]] = set()
+    found: set[tuple[object, ...]] = {
+        (event.cost_given, *(value is None for value in event)) for event in decoded.events[:_EVENTS_SHOWN_MAX]
+    }
     for reject in decoded.rejects[:_REJECTS_SHOWN_MAX]:
         reason = reject.refusal.reason
-        broken.add((reason,))
+        found.add((reason, len(decoded.rejects) > 1))
         if reason is not Reason.UNSUPPORTED_CONTENT_TYPE:
             for error in reject.refusal.errors[:_REJECTS_SHOWN_MAX]:
                 message = error["message"].rpartition(" where ")[2]
                 field = error["field"] if _KNOWN.fullmatch(error["field"]) else "?"
-                broken.add((reason, field, _DIGITS.sub("#", message)[:_MESSAGE_CHARACTERS_MAX]))
-    return frozenset(kept), frozenset(broken)
+                found.add((reason, field, _DIGITS.sub("#", message)[:_MESSAGE_CHARACTERS_MAX]))
+    return found
 
 
 def is_same_metadata(sent: bytes | None, stored: bytes | str | None) -> bool:

@@ -11,7 +11,7 @@ from conformance import load_cases
 from chaos.fuzz.inputs import Input, properties_of
 
 EXAMPLES = Path(__file__).parents[3] / "schema" / "examples"
-SMALL_BYTES_MAX = 20_000
+SMALL_BYTES_MAX = 4_000
 
 _OTHERS = (
     b"",

@@ -129,7 +129,7 @@ def _case(chance: random.Random, body: bytes, _: bytes) -> bytes:
 
 
 def _wrap(chance: random.Random, body: bytes, _: bytes) -> bytes:
-    times = chance.choice((1, 1, 1, 2, 7, 8, 9, 199, 200, 201, 1000))
+    times = chance.choice((1, 1, 1, 2, 7, 8, 9)) if chance.random() < 0.9 else chance.choice((199, 200, 201, 1000))
     begin, end = chance.choice(((b"[", b"]"), (b'{"a":', b"}"), (b"[{},", b"]"), (b" ", b"\n")))
     return begin * times + body + end * times
 
@@ -139,7 +139,7 @@ def _nest(chance: random.Random, body: bytes, _: bytes) -> bytes:
     found = _NUMBER.search(body, chance.randrange(len(body) + 1)) or _STRING.search(body)
     if found is None:
         return body
-    times = chance.choice((1, 6, 7, 8, 150, 198, 199, 200, 500))
+    times = chance.choice((1, 6, 7, 8)) if chance.random() < 0.8 else chance.choice((150, 198, 199, 200, 500))
     return body[: found.start()] + b"[" * times + found[0] + b"]" * times + body[found.end() :]
 
 

@@ -83,12 +83,9 @@ class Verdict(NamedTuple):
 class _RefusedError(Exception):
     """A rule is broken."""
 
-    def __init__(self, reason: Reason) -> None:
+    def __init__(self, reason: Reason = Reason.INVALID) -> None:
         super().__init__(reason)
         self.reason = reason
-
-
-_INVALID = _RefusedError(Reason.INVALID)
 
 
 def verdicts(  # noqa: PLR0911 - one line a way in which a message is refused whole
@@ -157,7 +154,7 @@ def _verdict(
 
 def _native(fields: Mapping[str, Piece], window: Window) -> Row:
     if fields.keys() - _DATA - {"id", "created_at"}:
-        raise _INVALID
+        raise _RefusedError
     return _row(fields, _uuid(_value(fields, "id")), _value(fields, "created_at"), window)
 
 
@@ -165,20 +162,20 @@ def _envelope(fields: Mapping[str, Piece], window: Window) -> Row:
     for name, piece in fields.items():
         if name == "data_base64":
             if piece.value is not None:
-                raise _INVALID
+                raise _RefusedError
         elif not _ATTRIBUTE.fullmatch(name):
-            raise _INVALID
+            raise _RefusedError
     if _value(fields, "specversion") != "1.0" or not isinstance(_value(fields, "data"), dict):
-        raise _INVALID
+        raise _RefusedError
     for name in ("id", "source", "type"):
         if not _is_text(_value(fields, name)) or not _value(fields, name):
-            raise _INVALID
+            raise _RefusedError
     for name in ("datacontenttype", "dataschema", "subject"):
         if not isinstance(_value(fields, name), str | None):  # ignored otherwise, a lone surrogate in it too
-            raise _INVALID
+            raise _RefusedError
     data = {piece.key: piece for piece in children(fields["data"].text.encode())[1]}
     if data.keys() - _DATA:
-        raise _INVALID
+        raise _RefusedError
     return _row(data, _envelope_id(_value(fields, "id"), _value(fields, "source")), _value(fields, "time"), window)
 
 
@@ -194,7 +191,7 @@ def _row(data: Mapping[str, Piece], event_id: bytes, time: Any, window: Window) 
     for name, characters_max in _TEXTS.items():
         text = _value(data, name)
         if text is not None and (not _is_text(text) or "\x00" in text or len(text) > characters_max):
-            raise _INVALID
+            raise _RefusedError
     metadata = _metadata(data.get("request_metadata"))
     cost = _cost(_value(data, "estimated_cost_usd"))
     created_at_us = _time(time)
@@ -228,22 +225,22 @@ def _is_text(value: Any) -> bool:
 
 def _uuid(value: Any) -> bytes:
     if not isinstance(value, str) or not _UUID.fullmatch(value):
-        raise _INVALID
+        raise _RefusedError
     return bytes.fromhex(value.replace("-", ""))
 
 
 def _tokens(input_: Any, output: Any, used: Any) -> tuple[int, int, int, bool]:
     for given in (input_, output, used):
         if given is not None and (type(given) is not int or not 0 <= given <= _TOKENS_MAX):
-            raise _INVALID
+            raise _RefusedError
     if input_ is output is used is None:
-        raise _INVALID
+        raise _RefusedError
     if input_ is None and output is None:
         return used, 0, 0, False
     if (input_ is not None and output is not None) or used is None:
         total = (input_ or 0) + (output or 0)
         if total > _TOKENS_MAX:
-            raise _INVALID
+            raise _RefusedError
         if used is not None and used != total:
             raise _RefusedError(Reason.TOKEN_MISMATCH)
         return total, input_ or 0, output or 0, True
@@ -258,7 +255,7 @@ def _metadata(piece: Piece | None) -> bytes | None:
         return None
     text = piece.text.encode()
     if not isinstance(piece.value, dict) or len(text) > _METADATA_BYTES_MAX:
-        raise _INVALID
+        raise _RefusedError
     _check_level([piece.value], 1)
     return text
 
@@ -273,12 +270,12 @@ def _check_level(containers: list[Any], level: int) -> None:
             elif isinstance(value, str):
                 texts.append(value)
             elif value is not None and not -_DOUBLE_LIMIT < value < _DOUBLE_LIMIT:
-                raise _INVALID
+                raise _RefusedError
         if any("\x00" in text or not _is_text(text) for text in texts):
-            raise _INVALID
+            raise _RefusedError
     if deeper:
         if level == _METADATA_DEPTH_MAX:
-            raise _INVALID
+            raise _RefusedError
         _check_level(deeper, level + 1)
 
 
@@ -286,17 +283,17 @@ def _cost(value: Any) -> int | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise _INVALID
+        raise _RefusedError
     if isinstance(value, int | float):
         if not -1 < value < 10_000:
-            raise _INVALID
+            raise _RefusedError
         value = repr(float(value))
     match = _DECIMAL.fullmatch(value)
     if match is None:
-        raise _INVALID
+        raise _RefusedError
     micro = _rounded_micro(Decimal(match[1]), match[2] or "0")
     if not 0 <= micro < _COST_LIMIT_MICRO:
-        raise _INVALID
+        raise _RefusedError
     return micro
 
 
@@ -319,16 +316,16 @@ def _rounded_micro(mantissa: Decimal, exponent: str) -> int:
 def _time(value: Any) -> int:
     match = _TIME.fullmatch(value) if isinstance(value, str) else None
     if match is None:
-        raise _INVALID
+        raise _RefusedError
     year, month, day, hour, minute, second = (int(match[group]) for group in range(1, 7))
     offset_hour, offset_minute = int(match[9] or 0), int(match[10] or 0)
     if hour > 23 or offset_hour > 23 or max(minute, second, offset_minute) > 59:
-        raise _INVALID
+        raise _RefusedError
     try:
         # There is a year 0, and the calendar repeats after 400 years.
         days = date(year or 400, month, day).toordinal() - (0 if year else _DAYS_OF_400_YEARS) - _EPOCH_DAY
     except ValueError:
-        raise _INVALID from None
+        raise _RefusedError from None
     offset = (offset_hour * 60 + offset_minute) * (-60 if match[8] == "-" else 60)
     seconds = (days * 24 + hour) * 3600 + minute * 60 + second - offset
     return seconds * _MICRO + int((match[7] or "")[:6].ljust(6, "0"))

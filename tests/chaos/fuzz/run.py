@@ -1,6 +1,7 @@
 """One run: chapters of batches of inputs, each checked in the decoder and, with a database, in the tables."""
 
 import asyncio
+import gc
 import random
 import shlex
 import sys
@@ -60,7 +61,7 @@ class Summary:
     duplicates: int = 0
     letters: Counter[str] = field(default_factory=Counter)  # by reason; each delivery counts
     batches: int = 0
-    shown: int = 0  # sets of rules broken and kept that no earlier input has shown
+    shown: int = 0  # things that an input was the first to show (`check.shown`)
     seconds: float = 0.0
 
     def __add__(self, other: "Summary") -> "Summary":
@@ -209,6 +210,7 @@ async def fuzz(options: Options) -> Summary:
 
 def share(options: Options) -> Summary:
     """The same as a process's whole work."""
+    gc.freeze()  # what is imported stays: not to be looked through again and again
     return asyncio.run(fuzz(options))
 
 

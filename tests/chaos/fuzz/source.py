@@ -14,7 +14,7 @@ from chaos.fuzz.mutate import mutate
 
 RECENT_MAX = 300
 NEW_MAX = 600
-LARGE_SHARE = 0.0002
+LARGE_SHARE = 0.001
 _EVENTS = (1, 1, 2, 2, 3, 5, 8)
 _JSON, _ONE, _MANY = b"application/json", b"application/cloudevents+json", b"application/cloudevents-batch+json"
 _TYPES = (
@@ -53,7 +53,7 @@ class Source:
         self._corpus = corpus.load(now)
         self._recent: list[Input] = []
         self._new: list[Input] = []
-        self._seen: set[object] = set()
+        self._seen: set[tuple[object, ...]] = set()
 
     def next(self) -> Input:
         """The next one."""
@@ -84,11 +84,11 @@ class Source:
             self._recent[chance.randrange(RECENT_MAX)] = made
         return made
 
-    def tell(self, one: Input, shown: object) -> None:
+    def tell(self, one: Input, shown: set[tuple[object, ...]]) -> None:
         """What came of it; what has shown something that none has shown before is damaged further."""
-        if shown in self._seen:
+        if shown <= self._seen:
             return
-        self._seen.add(shown)
+        self._seen |= shown
         if len(self._new) < NEW_MAX:
             self._new.append(one)
         else:
