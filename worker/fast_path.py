@@ -27,7 +27,7 @@ from usage_events.contract import (
     Event,
 )
 from usage_events.envelope import MESSAGE_EVENTS_MAX
-from usage_events.judge import Form
+from usage_events.judge import DEPTH_MAX, Form
 from usage_events.rules import (
     RuleError,
     Window,
@@ -120,7 +120,8 @@ def _natives(body: bytes, window: Window) -> Sequence[Event] | None:
 
 
 def _cloudevent(body: bytes, window: Window) -> Event | None:
-    if not _is_plain_text(body):
+    # An array is a level by itself: its events cannot be too deep where the parser takes it.
+    if not _is_plain_text(body) or body.count(b"{") + body.count(b"[") > DEPTH_MAX:
         return None
     try:
         return _accept_envelope(cloudevents.CLOUD_EVENT.validator.validate_json(body), _envelope_of(body), window)
@@ -221,7 +222,10 @@ def _second_us(text: str) -> int:
 
 def _metadata(text: bytes) -> bytes | None:
     if text[:1] == b"{":
-        return text if is_storable_as_sent(text) else storable_metadata(from_json(text), text)
+        if is_storable_as_sent(text):
+            return text
+        # One level deep, as it stands in its event, and one more: the parser takes a last level that is empty.
+        return storable_metadata(from_json(b"[[" + text + b"]]")[0][0], text)
     if text != b"null":
         raise ValueError("not an object")
     return None

@@ -36,7 +36,7 @@ _WANTED_PATTERN = {
     "created_at": "must be an RFC 3339 time with its offset, such as 2026-01-31T12:00:00.123456Z",
     "time": "must be an RFC 3339 time with its offset, such as 2026-01-31T12:00:00.123456Z",
 }
-_DEPTH_MAX = 200  # of a whole event: what pydantic's parser takes; Postgres and every Python take it too
+DEPTH_MAX = 200  # of a whole event: what pydantic's parser takes; Postgres and every Python take it too
 _DIGITS_MAX = 400  # of an integer: from 310 digits on it is no finite double
 SUGGESTIONS_MAX = 50
 _SUGGESTION_CHARACTERS_MAX = 64  # no field's name is near to a longer one
@@ -134,14 +134,18 @@ def judge(text: bytes, form: Form, window: Window, metadata_text: bytes | None =
 
 def parse(text: bytes) -> tuple[Any, str]:
     """The value of a JSON text, and why it cannot be read where it cannot ("" where it can)."""
+    is_read = True
+    value: Any = None
     try:
-        return from_json(text), ""
+        value = from_json(text)
     except ValueError:
-        pass  # a lone surrogate or a very long integer, which the standard library reads, or deep nesting
-    levels = depth(text)
-    if levels > _DEPTH_MAX:
-        return None, f"is nested {levels} levels deep; the limit is {_DEPTH_MAX}"
-    return json.loads(text, parse_int=_integer), ""
+        is_read = False  # a lone surrogate or a very long integer, which the standard library reads, or deep nesting
+    # The parser counts no level for an innermost bracket that is empty.
+    if not is_read or text.count(b"[") + text.count(b"{") > DEPTH_MAX:
+        levels = depth(text)
+        if levels > DEPTH_MAX:
+            return None, f"is nested {levels} levels deep; the limit is {DEPTH_MAX}"
+    return value if is_read else json.loads(text, parse_int=_integer), ""
 
 
 def _integer(digits: str) -> int | float:

@@ -162,6 +162,42 @@ def test_what_a_second_key_replaces_is_judged_too(deep: str, events: int) -> Non
         assert decoded.rejects[0].refusal == judge(bad.encode(), Form.NATIVE, WINDOW)
 
 
+@pytest.mark.parametrize("innermost", ["", "1", "{}"])
+@pytest.mark.parametrize("levels", range(195, 203))
+@pytest.mark.parametrize("around", [(b"", b""), (b"[", b"]")], ids=["alone", "in an array"])
+def test_what_a_second_key_of_the_metadata_replaces_is_as_deep_as_in_its_event(
+    levels: int, around: tuple[bytes, bytes], innermost: str
+) -> None:
+    """Both paths refuse the same depth, also where a second key leaves nothing of it to be stored."""
+    deep = "[" * levels + innermost + "]" * levels
+    body = (
+        f'{{"id":{UUID_TEXT},"user_id":{UUID_TEXT},"organization_id":{UUID_TEXT},"created_at":"{NOW_TEXT}",'
+        f'"input_tokens":1,"request_metadata":{{"a":{deep},"a":null}}}}'
+    ).encode()
+    verdict = judge(body, Form.NATIVE, WINDOW)
+    decoded = decode(body.join(around), None, None, WINDOW)
+    found = [*decoded.events, *(reject.refusal for reject in decoded.rejects)]
+    assert found == [verdict]
+    assert isinstance(verdict, Event) == (levels + 2 + innermost.count("{") <= 200)
+
+
+@pytest.mark.parametrize("innermost", ["", "1"])
+@pytest.mark.parametrize("levels", range(197, 202))
+@pytest.mark.parametrize("many", [False, True], ids=["alone", "in an array"])
+def test_a_cloudevent_may_be_as_deep_on_both_paths(levels: int, innermost: str, many: bool) -> None:  # noqa: FBT001
+    """An extension attribute is not stored, but its depth counts."""
+    body = (
+        f'{{"specversion":"1.0","id":{UUID_TEXT},"source":"s","type":"t","time":"{NOW_TEXT}",'
+        f'"data":{{"user_id":{UUID_TEXT},"organization_id":{UUID_TEXT},"input_tokens":1}},'
+        f'"extension":{"[" * levels}{innermost}{"]" * levels}}}'
+    ).encode()
+    message, content_type = (b"[" + body + b"]", MANY) if many else (body, ONE)
+    decoded = decode(message, content_type[Form.CLOUDEVENT], None, WINDOW)
+    found = [*decoded.events, *(reject.refusal for reject in decoded.rejects)]
+    assert found == [judge(body, Form.CLOUDEVENT, WINDOW)]
+    assert bool(decoded.events) == (levels + 1 <= 200)
+
+
 @FORMS
 @settings(max_examples=200)
 @given(data=st.data())

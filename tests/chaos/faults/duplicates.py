@@ -22,7 +22,6 @@ ENVIRONMENT = {"USAGE_WRITERS": "2"}
 LEVELS = ("serializable", "repeatable read")
 CANNOT_SERIALISE = "SQLSTATE 40001"
 FAILS_SECONDS_MAX = 60.0
-UP_SECONDS_MAX = 180.0  # four at once begin slowly on a busy machine
 
 
 @fault(
@@ -30,7 +29,7 @@ UP_SECONDS_MAX = 180.0  # four at once begin slowly on a busy machine
     load=LOAD,
     workers=WORKERS,
     environment=ENVIRONMENT,
-    recovery_seconds_max=60,
+    recovery_seconds_max=120,
     mixes=False,  # its load is the first one's
 )
 async def twice(stage: Stage, chance: random.Random) -> None:
@@ -44,7 +43,7 @@ async def twice(stage: Stage, chance: random.Random) -> None:
     load=LOAD,
     workers=WORKERS,
     environment=ENVIRONMENT,
-    recovery_seconds_max=60,
+    recovery_seconds_max=120,
     mixes=False,
 )
 async def in_a_serializable_database(stage: Stage, chance: random.Random) -> None:
@@ -54,7 +53,7 @@ async def in_a_serializable_database(stage: Stage, chance: random.Random) -> Non
         await host.execute(f"ALTER DATABASE {await _name(host)} SET default_transaction_isolation = '{level}'")
         try:
             await stage.fleet.replace()
-            await stage.fleet.until_up(UP_SECONDS_MAX)
+            await stage.fleet.until_up()
             async with _host(stage) as other:
                 assert await other.fetchval("SHOW transaction_isolation") == level
             await _kill_some(stage, chance)
@@ -77,7 +76,7 @@ async def under_another_isolation(stage: Stage, chance: random.Random) -> None:
     stage.fleet.use("chaos.unpinned_worker", CHAOS_ISOLATION=chance.choice(LEVELS))
     try:
         await stage.fleet.replace()
-        await stage.fleet.until_up(UP_SECONDS_MAX)
+        await stage.fleet.until_up()
         await until(
             lambda: _failed_to_serialise(stage),
             f"a worker's transaction fails with {CANNOT_SERIALISE}",
@@ -89,7 +88,7 @@ async def under_another_isolation(stage: Stage, chance: random.Random) -> None:
     finally:
         stage.fleet.use()
         await stage.fleet.replace()
-    await stage.fleet.until_up(UP_SECONDS_MAX)
+    await stage.fleet.until_up()
 
 
 async def _kill_some(stage: Stage, chance: random.Random) -> None:
@@ -101,7 +100,7 @@ async def _kill_some(stage: Stage, chance: random.Random) -> None:
 
 async def _require_no_deadlock(stage: Stage) -> None:
     """And that the same events did meet: a worker has seen duplicates."""
-    await stage.fleet.until_up(UP_SECONDS_MAX)
+    await stage.fleet.until_up()
     seen = [await worker.metric("events_total", outcome="duplicate") for worker in stage.fleet.running]
     assert sum(seen) > 0, "no worker has seen an event twice"
     deadlocks = await stage.value("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
@@ -109,7 +108,7 @@ async def _require_no_deadlock(stage: Stage) -> None:
 
 
 def _failed_to_serialise(stage: Stage) -> bool:
-    return any(CANNOT_SERIALISE in log.read_text(errors="replace") for log in stage.folder.glob("worker-*.log"))
+    return any(CANNOT_SERIALISE in log for log in stage.fleet.logs())
 
 
 @asynccontextmanager
