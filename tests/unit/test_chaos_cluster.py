@@ -1,6 +1,5 @@
 """The chaos suite's cluster, without servers: load balancer, port mapper and wires, what is played on which."""
 
-import argparse
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -286,7 +285,7 @@ def test_runs_are_grouped_by_the_servers_that_they_take(tmp_path: Path, monkeypa
     monkeypatch.setattr(command, "FAULTS", faults)
     monkeypatch.setattr(command, "chaos_servers", starting)
     monkeypatch.setattr(command, "play", play)
-    options = argparse.Namespace(fault=None, runs=1, mixes=0, json=tmp_path / "runs")
+    options = command.parse(["--json", str(tmp_path / "runs")])
     has_cluster = True
     assert command.play_all(options)
     single = ["+single", "b on single", "-single"]

@@ -29,7 +29,7 @@ if TYPE_CHECKING:  # it does not import where the library has no extension point
 CONNECT_SECONDS_MAX = 10.0
 CALL_SECONDS_MAX = 20.0
 # A node that is cut off from its cluster goes on with heartbeats and answers no declaration: another is asked instead.
-TOPOLOGY_SECONDS_MAX = 30.0
+TOPOLOGY_SECONDS_MAX = 20.0
 CLOSE_SECONDS_MAX = 2.0
 GOODBYE_SECONDS_MAX = 1.0  # for each of two calls
 HEARTBEAT_SECONDS = 15  # a half-open connection is noticed after three
@@ -79,8 +79,7 @@ class RabbitSource:
         self._transport = self._make_transport(generation)
         try:
             self._connection = await connect(self._settings, self._name, transport=self._transport)
-            async with asyncio.timeout(TOPOLOGY_SECONDS_MAX):
-                await ensure_topology(self._connection, self._settings)
+            await self._declare(self._connection)
             self._connection.close_callbacks.add(self._on_connection_closed)
             channel = self._connection.channel(publisher_confirms=False)
             await channel.initialize(timeout=CALL_SECONDS_MAX)
@@ -167,6 +166,14 @@ class RabbitSource:
             # Whatever the broker answered: a connection that stayed open would hold its deliveries for ever.
             if transport is not None:
                 transport.abort()
+
+    async def _declare(self, connection: Connection) -> None:
+        try:
+            async with asyncio.timeout(TOPOLOGY_SECONDS_MAX):
+                await ensure_topology(connection, self._settings)
+        except TimeoutError as error:
+            why = f"nothing declared within {TOPOLOGY_SECONDS_MAX:g} s: the node may be cut off from its cluster"
+            raise TimeoutError(why) from error
 
     def _make_transport(self, generation: int) -> "DeliveryTransport | None":
         """Each connection's deliveries are of its own generation: it may outlive its loss for a moment."""

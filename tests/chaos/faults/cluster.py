@@ -15,6 +15,7 @@ from harness.waiting import until
 
 from chaos.arrangement import Arrangement
 from chaos.cluster import PARTITION_HANDLING, TICK_SECONDS, Cluster, Node, Queue
+from chaos.proxy import Proxy
 from chaos.registry import NotHereError, fault
 from chaos.stage import PRODUCERS, WORKERS, Stage
 
@@ -141,6 +142,30 @@ async def part_shortly(stage: Stage, chance: random.Random) -> None:
             async with _parted(stage, cluster, chance):
                 await asyncio.sleep(chance.uniform(*SHORTLY_APART_SECONDS))
             await stage.until_more_are_stored(200)
+
+
+@fault("workers started on a node that is cut off", **_CLUSTER)
+async def start_apart(stage: Stage, chance: random.Random) -> None:
+    """Workers are killed, and others started, on a node with no way to the two others: they leave it for those."""
+    async with _whole(stage) as cluster, _with_handling(cluster, "ignore"):
+        async with _parted(stage, cluster, chance) as alone:
+            await _until_led_by_another(stage, cluster, alone)
+            proxy = stage.workers_to_rabbitmq
+            await proxy.tell(prefers=alone.port)
+            try:
+                await stage.fleet.kill_all()
+                await stage.fleet.scale(2)
+                await until(lambda: _has_links(proxy), "workers connect", seconds_max=60, details=stage.details)
+                assert not alone.refuses(), "nobody is connected to the node that is cut off"
+            finally:
+                await proxy.tell(prefers=0)
+            await stage.fleet.until_up(NOTICED_SECONDS_MAX)
+            await stage.until_more_are_stored(300, seconds_max=120)  # past the watch for a consumer that gets nothing
+        await _meet_again(alone, chance)
+
+
+async def _has_links(proxy: Proxy) -> bool:
+    return bool((await proxy.tell())["links"])
 
 
 @asynccontextmanager
