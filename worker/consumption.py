@@ -6,12 +6,11 @@ held back once where an outage outlasts what may be held.
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from enum import Enum
 from time import monotonic
 
-import stamina
 import structlog
 
 from worker.clock import Clock
@@ -20,11 +19,11 @@ from worker.held import NO_GENERATION, Held, Hold
 from worker.metrics import Metrics
 from worker.outage import Outage
 from worker.prefetch import Prefetch
+from worker.retries import retries
 from worker.settle import Ack
 from worker.source import Receiver, Source
 from worker.store import Store
 
-BACKOFF_SECONDS_MAX = 5.0
 SHORT_LIFE_SECONDS = 0.5  # a channel that is lost so soon is no success: the next is not opened at once
 SHORT_LIFE_PAUSE_SECONDS_MAX = 1.0
 
@@ -213,15 +212,3 @@ class Consumption:
             return str(error)
         finally:
             lost.cancel()
-
-
-def retries() -> AsyncIterator[stamina.Attempt]:
-    """For ever, with exponential back-off and jitter."""
-    return stamina.retry_context(
-        on=SystemUnavailableError,
-        attempts=None,
-        timeout=None,
-        wait_initial=0.1,
-        wait_max=BACKOFF_SECONDS_MAX,
-        wait_jitter=1.0,
-    ).__aiter__()

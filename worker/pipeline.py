@@ -19,13 +19,14 @@ import structlog
 
 from worker.batch import Batch, Batcher, Entry, Trigger
 from worker.clock import Clock
-from worker.consumption import Consumption, State, retries
+from worker.consumption import Consumption, State
 from worker.delivery import Delivery
 from worker.errors import SystemUnavailableError
 from worker.held import Held, Hold
 from worker.metrics import Metrics
 from worker.outage import Outage
 from worker.prefetch import Prefetch, PrefetchLimits
+from worker.retries import insist
 from worker.settle import Ack
 from worker.source import Source
 from worker.store import Store, Written
@@ -268,19 +269,19 @@ class Pipeline:
 
     async def _write(self, store: Store, batch: Batch, generation: int) -> Written | None:
         """Write, whatever it takes; `None` where the deliveries have gone back to the broker meanwhile."""
-        async for attempt in retries():
-            with attempt:
-                if self._held.generation != generation:
-                    return None
-                try:
-                    await self._times.confirm(batch, store)
-                    written = await store.write(batch)
-                except SystemUnavailableError as error:
-                    self._outage.failed(error)
-                    raise
-                self._outage.answered()
-                return written
-        raise AssertionError("retries without an end have ended")
+        return await insist(lambda: self._try_to_write(store, batch, generation))
+
+    async def _try_to_write(self, store: Store, batch: Batch, generation: int) -> Written | None:
+        if self._held.generation != generation:
+            return None
+        try:
+            await self._times.confirm(batch, store)
+            written = await store.write(batch)
+        except SystemUnavailableError as error:
+            self._outage.failed(error)
+            raise
+        self._outage.answered()
+        return written
 
     # The end.
 
