@@ -32,11 +32,14 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--minutes", type=float, help="begin no run after so many, and take them in an order that chance draws"
     )
-    parser.add_argument("--json", type=Path, required=True, help="add a line for each run to this file")
+    parser.add_argument("--json", type=Path, help="add a line for each run to this file")
     parser.add_argument(
         "--write", action="store_true", help="write the tables of this file into README.md and docs/chaos.md"
     )
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if not (options.json or options.list):
+        parser.error("--json is missing: the file that a line for each run is added to")
+    return options
 
 
 def runs(options: argparse.Namespace) -> Iterator[tuple[int, list[Fault]]]:

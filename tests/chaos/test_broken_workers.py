@@ -16,7 +16,7 @@ from chaos.registry import FAULTS, Fault
 from chaos.run import Outcome, play
 from chaos.stage import Servers, Stage
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.timeout(900)  # the first is a part of `make test`, the others of `make chaos-test`
 
 
 async def in_the_middle_of_a_batch(stage: Stage, act: Callable[[], Awaitable[None]]) -> None:
@@ -66,12 +66,14 @@ async def test_an_acknowledgement_before_the_commit_is_noticed(servers: Servers)
     assert outcome.counts["lost"] > 0
 
 
+@pytest.mark.chaos
 async def test_an_acknowledgement_on_another_channel_is_noticed(servers: Servers) -> None:
     """The broker refuses tags that it has never given out on that channel."""
     outcome = await play_broken(servers, fault_of(cut_all), "knows_no_generations")
     assert outcome.astray > 0
 
 
+@pytest.mark.chaos
 async def test_forgotten_ids_are_noticed(servers: Servers) -> None:
     """What was published twice stands in the table twice."""
     outcome = await play_broken(servers, FAULTS["published twice at once"], "knows_no_ids")
@@ -86,6 +88,7 @@ async def test_commits_that_did_not_wait_for_the_standby_are_noticed(servers: Se
     assert outcome.counts["lost"] > 0
 
 
+@pytest.mark.chaos
 async def test_the_same_faults_find_nothing_in_the_product(servers: Servers) -> None:
     """It is the mistake that is noticed, and not what was done to the worker."""
     for act in (kill_all, cut_all):

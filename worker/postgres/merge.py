@@ -42,23 +42,24 @@ ORDER BY s.id, s.ordinal
 ON CONFLICT (id) DO NOTHING
 """  # noqa: S608 - names of this module only
 
-# A second statement: its snapshot sees what the first one waited for.
+# A second statement: its snapshot sees what the first one waited for. Nearly all rows are known, and that is asked
+# first: to look for their users and organizations, too, took a fifth of its time.
 _CLASSIFY = f"""
 SELECT outcome, count(*) AS events, array_agg(ordinal) FILTER (WHERE outcome NOT IN ('known', 'missing')) AS ordinals
 FROM (
     SELECT s.ordinal, CASE
+        WHEN (l.id, l.user_id, l.organization_id, l.tokens_used, l.input_tokens, l.output_tokens, l.created_at)
+             IS NOT DISTINCT FROM
+             (s.id, s.user_id, s.organization_id, s.tokens_used, s.input_tokens, s.output_tokens, s.created_at)
+         AND (l.endpoint, l.model, l.request_type, l.request_metadata)
+             IS NOT DISTINCT FROM
+             (s.endpoint::varchar, s.model::varchar, s.request_type::varchar, s.request_metadata)
+         AND (NOT s.cost_given OR l.estimated_cost_usd IS NOT DISTINCT FROM s.cost_micro_usd * 0.000001)
+        THEN 'known'
         WHEN NOT EXISTS (SELECT FROM users u WHERE u.id = s.user_id) THEN 'unknown_user'
         WHEN NOT EXISTS (SELECT FROM organizations o WHERE o.id = s.organization_id) THEN 'unknown_organization'
         WHEN l.id IS NULL THEN 'missing'
-        WHEN (l.user_id, l.organization_id, l.tokens_used, l.input_tokens, l.output_tokens, l.created_at)
-             IS DISTINCT FROM
-             (s.user_id, s.organization_id, s.tokens_used, s.input_tokens, s.output_tokens, s.created_at)
-          OR (l.endpoint, l.model, l.request_type, l.request_metadata)
-             IS DISTINCT FROM
-             (s.endpoint::varchar, s.model::varchar, s.request_type::varchar, s.request_metadata)
-          OR (s.cost_given AND l.estimated_cost_usd IS DISTINCT FROM s.cost_micro_usd * 0.000001)
-        THEN 'id_conflict'
-        ELSE 'known'
+        ELSE 'id_conflict'
     END AS outcome
     FROM {_STAGE} s LEFT JOIN ai_usage_logs l ON l.id = s.id
 ) judged
