@@ -11,6 +11,8 @@ from usage_events.contract import Reason
 
 from worker.dead_letters.letters import letters_of_rejects
 
+pytestmark = pytest.mark.timeout(300)  # seconds of work, on a machine that may be busy
+
 INPUTS = 20_000
 SEED = "short"
 

@@ -24,7 +24,7 @@ from worker.store import Written
 
 # One database serves all examples of a test: it is emptied before each playing.
 on_one_database = settings(
-    deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    deadline=None, max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 NOBODY = UUID("0198c0de-0000-7000-8000-00000000dead")
 
