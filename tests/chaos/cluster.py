@@ -80,11 +80,6 @@ class Node(RabbitServer):
         (seen,) = (node for node in self.manage("GET", "/api/nodes") if node["name"] == self.name)
         return list(seen.get("partitions") or [])
 
-    def joins_by_itself(self) -> bool:
-        """Whether sides that had gone on apart find together again: Khepri does (from 4.3 on there is no other)."""
-        flags = self.manage("GET", "/api/feature-flags")
-        return any(flag["name"] == "khepri_db" and flag["state"] == "enabled" for flag in flags)
-
     def evaluate(self, expression: str) -> None:
         """Run Erlang on it."""
         script = find_script()
@@ -96,7 +91,8 @@ class Node(RabbitServer):
 class Cluster(RabbitServer):
     """The nodes as one broker: what is asked of it is asked of any node that answers.
 
-    Clients connect through a load balancer to `ports`.
+    Clients connect through a load balancer to `ports`. `joins_by_itself` where sides that have gone on apart find
+    together again: with Khepri they do, as always from 4.3 on.
     """
 
     def __init__(self, nodes: Sequence[Node], wires: Wires) -> None:
@@ -104,6 +100,7 @@ class Cluster(RabbitServer):
         super().__init__(first.amqp_url, first.process, management_url=first.management_url)
         self.nodes = nodes
         self._wires = wires
+        self.joins_by_itself = False
 
     @property
     def ports(self) -> list[int]:
@@ -207,6 +204,8 @@ def rabbitmq_cluster() -> Iterator[Cluster]:
         cluster = Cluster(nodes, wires)
         nodes[0].start()
         cluster.start()
+        flags = cluster.manage("GET", "/api/feature-flags")
+        cluster.joins_by_itself = any(flag["name"] == "khepri_db" and flag["state"] == "enabled" for flag in flags)
         yield cluster
 
 

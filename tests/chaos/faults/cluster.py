@@ -65,7 +65,7 @@ async def freeze_leader(stage: Stage, chance: random.Random) -> None:
             await asyncio.to_thread(leader.thaw)
         # For its clients it goes on where it stood. 3.10 does not notice that the others have gone on without it, and
         # neither pauses nor joins them (tried).
-        await _meet_again(leader, chance)
+        await _meet_again(cluster, leader, chance)
 
 
 @fault("two of three RabbitMQ nodes killed", **_CLUSTER)
@@ -108,9 +108,9 @@ async def restart_rolling(stage: Stage, chance: random.Random) -> None:
 @fault("queue leader cut off, and pauses", **_CLUSTER)
 async def part_paused(stage: Stage, chance: random.Random) -> None:
     """No way between the leader's node and the two others for longer than the tick time, nobody is told; it pauses."""
+    if _cluster(stage).joins_by_itself:
+        raise NotHereError("this RabbitMQ pauses no node: Khepri is enabled")
     async with _whole(stage) as cluster, _parted(stage, cluster, chance) as alone:
-        if await asyncio.to_thread(alone.joins_by_itself):
-            raise NotHereError("this RabbitMQ pauses no node: Khepri is enabled")
         # It finds itself in the minority, and closes its listeners and connections.
         await _until_led_by_another(stage, cluster, alone)
         await until(
@@ -131,7 +131,7 @@ async def part_ignored(stage: Stage, chance: random.Random) -> None:
             await _until_led_by_another(stage, cluster, alone)
             await asyncio.sleep(chance.uniform(*APART_SECONDS))
             assert not alone.refuses(), "it has paused"
-        await _meet_again(alone, chance)
+        await _meet_again(cluster, alone, chance)
 
 
 @fault("queue leader cut off for a moment", **_CLUSTER)
@@ -161,27 +161,32 @@ async def start_apart(stage: Stage, chance: random.Random) -> None:
                 await proxy.tell(prefers=0)
             await stage.fleet.until_up(NOTICED_SECONDS_MAX)
             await stage.until_more_are_stored(300, seconds_max=120)  # past the watch for a consumer that gets nothing
-        await _meet_again(alone, chance)
+        await _meet_again(cluster, alone, chance)
 
 
 async def _has_links(proxy: Proxy) -> bool:
     return bool((await proxy.tell())["links"])
 
 
+def _cluster(stage: Stage) -> Cluster:
+    cluster = stage.rabbitmq
+    assert isinstance(cluster, Cluster)
+    return cluster
+
+
 @asynccontextmanager
 async def _whole(stage: Stage) -> AsyncIterator[Cluster]:
     """The cluster, whose nodes are all members of both queues; at the end they are again, by themselves."""
-    cluster = stage.rabbitmq
-    assert isinstance(cluster, Cluster)
+    cluster = _cluster(stage)
     await _until_whole(stage, cluster)
     yield cluster
     await _until_whole(stage, cluster)
 
 
-async def _meet_again(node: Node, chance: random.Random) -> None:
+async def _meet_again(cluster: Cluster, node: Node, chance: random.Random) -> None:
     """The others have gone on without it: both sides meet, with clients at both, and an operator restarts it."""
     await asyncio.sleep(chance.uniform(0, 2.0 * TICK_SECONDS))
-    if not await asyncio.to_thread(node.joins_by_itself):
+    if not cluster.joins_by_itself:
         await asyncio.to_thread(node.restart)
 
 
