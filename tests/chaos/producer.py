@@ -8,6 +8,7 @@ not the project's own publisher: it may send anything.
 
 import asyncio
 import json
+import os
 import random
 import signal
 import sys
@@ -210,11 +211,19 @@ async def _close(connection: AbstractConnection) -> None:
             await connection.close()
 
 
+def _end_with_starter() -> None:
+    """Nobody writes to the standard input: that it can be read means that whoever started this is gone."""
+    if not os.read(sys.stdin.fileno(), 1):
+        os._exit(1)
+
+
 async def _main() -> None:
     options = Options(**json.loads(sys.argv[1]))
     with LedgerFile(Path(options.ledger)) as ledger:
         producer = Producer(options, ledger)
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, producer.stop)
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, producer.stop)
+        loop.add_reader(sys.stdin.fileno(), _end_with_starter)
         await producer.run()
         await producer.close()
 

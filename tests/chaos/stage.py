@@ -183,7 +183,9 @@ class Stage:
             )
             with (self.folder / f"producer-{number}.log").open("wb") as log:
                 self.producers.append(
-                    await asyncio.create_subprocess_exec(*options.command(), cwd=TESTS, stdout=log, stderr=log)
+                    await asyncio.create_subprocess_exec(
+                        *options.command(), cwd=TESTS, stdin=asyncio.subprocess.PIPE, stdout=log, stderr=log
+                    )
                 )
 
     async def stop_producers(self) -> None:

@@ -282,6 +282,15 @@ def test_two_producers_of_one_seed_publish_the_same_events_in_other_messages() -
     assert alone == arrays
 
 
+def test_a_producer_ends_with_whoever_started_it(tmp_path: Path) -> None:
+    """Also where that one was killed: a run that was given up leaves nobody who publishes."""
+    command = replace(options(str(tmp_path / "ledger"), 1), amqp_url="amqp://127.0.0.1:1/").command()
+    producer = subprocess.Popen(command, cwd=TESTS, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    assert producer.stdin is not None
+    producer.stdin.close()
+    assert producer.wait(90) == 1
+
+
 def test_a_producer_sends_bad_events_and_says_so() -> None:
     """About one in fifty, and the ledger's line says which."""
     lines = [line for message in islice(messages(options("a", 50)), 100) for line in message.lines]
