@@ -36,7 +36,7 @@ chaos-full: servers ## The same whole: each fault RUNS times, and for docs/chaos
 chaos-test: servers ## The same once each, as tests; and that it notices workers that are broken by hand (an hour)
 	@$(PYTHON) -m pytest tests/chaos
 
-fuzz: environment ## Damage a million messages and play them into a database, each held against the contract (ten minutes)
+fuzz: environment ## Damage a million messages and play them into a database, each held against the contract (a quarter of an hour)
 	@PYTHONPATH=tests $(PYTHON) -m chaos.fuzz --json .local/fuzz/summary.json
 
 soak: bench-environment ## Load and random faults for MINUTES=60: are the books right, and memory, descriptors, tasks, connections flat?
