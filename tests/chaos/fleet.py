@@ -79,7 +79,7 @@ class Fleet:
 
     def astray(self) -> int:
         """How many acknowledgements of theirs the broker has refused."""
-        return sum(log.count(ASTRAY) for log in self.logs())
+        return self.times_said(ASTRAY)
 
     def logs(self) -> list[str]:
         """What each has written, those that have ended too."""
@@ -93,6 +93,10 @@ class Fleet:
             seconds_max=seconds_max,
             details=lambda: "\n".join(worker.log_tail() for worker in self.running),
         )
+
+    def times_said(self, words: str) -> int:
+        """How often they have logged this, from their start on."""
+        return sum(log.count(words) for log in self.logs())
 
     def tracebacks(self) -> list[str]:
         """The ends of the logs of those that ended with an error that is nobody's."""

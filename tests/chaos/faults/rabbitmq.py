@@ -12,6 +12,8 @@ from chaos.registry import NotHereError, fault
 from chaos.stage import PRODUCERS, WORKERS, Stage
 from worker.demo.processes import LocalProcess
 
+NOT_LET_IN = "waiting for the broker"  # a worker, each time that its rights or its connection are not there
+
 
 @fault("RabbitMQ restarted", recovery_seconds_max=60)
 async def restart(stage: Stage, chance: random.Random) -> None:
@@ -113,11 +115,16 @@ async def consumer_timeout(stage: Stage, chance: random.Random) -> None:
 async def rights(stage: Stage, chance: random.Random) -> None:
     """The workers' rights are taken away and their connections closed; then they get them back."""
     path = f"/api/permissions/%2F/{WORKERS}"
+    before = stage.fleet.times_said(NOT_LET_IN)
+
+    async def is_felt() -> bool:
+        await _close(stage, WORKERS)
+        return stage.fleet.times_said(NOT_LET_IN) > before
+
     await asyncio.to_thread(stage.rabbitmq.manage, "DELETE", path)
     try:
-        await _close(stage, WORKERS)
+        await until(is_felt, "a worker is not let in", details=stage.details)
         await asyncio.sleep(chance.uniform(1, 4))
-        await stage.fleet.until_said("ACCESS_REFUSED")
     finally:
         every = {"configure": ".*", "write": ".*", "read": ".*"}
         await asyncio.to_thread(stage.rabbitmq.manage, "PUT", path, every)
