@@ -4,6 +4,7 @@ import asyncio
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from time import monotonic
 from typing import Any
 from urllib.parse import urlsplit
@@ -44,6 +45,7 @@ _LOST = (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.InternalClientEr
 # A class 22 or 23 error, or a host's trigger, may be about the rows; everything else is about the system.
 _ROW_CLASSES = ("22", "23")
 _ROW_STATES = ("P0001",)
+_DRIVER = "asyncpg"
 
 
 async def connect(dsn: str, schema: str, *, name: str) -> asyncpg.Connection:
@@ -125,6 +127,18 @@ def translated() -> Iterator[None]:
         raise
     except _LOST as error:
         raise SystemUnavailableError(f"the connection to Postgres failed: {describe(error)}") from error
+    except Exception as error:
+        if not _is_the_drivers(error):
+            raise
+        raise SystemUnavailableError(f"what Postgres answered cannot be read: {describe(error)}") from error
+
+
+def _is_the_drivers(error: BaseException) -> bool:
+    """Whether the driver's own code has raised it: an answer that was damaged on its way is any error there."""
+    traceback = error.__traceback__
+    while traceback is not None and traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    return traceback is not None and _DRIVER in Path(traceback.tb_frame.f_code.co_filename).parts
 
 
 def copy_line(context: str | None) -> int | None:
