@@ -102,8 +102,8 @@ async def consumer_timeout(stage: Stage, chance: random.Random) -> None:
     await _evaluate(stage, "application:set_env(rabbit, consumer_timeout, 2000).")
     await _evaluate(stage, "application:set_env(rabbit, channel_tick_interval, 1000).")
     try:
-        await _close(stage, WORKERS)  # channels read their interval when they begin
-        await asyncio.sleep(2)
+        await stage.workers_to_rabbitmq.cut()  # channels read their interval when they begin
+        await stage.until_more_are_stored(300)
         await _hold(stage, "LOCK TABLE ai_usage_logs IN ACCESS EXCLUSIVE MODE", chance.uniform(6, 9))
         await stage.fleet.until_said("PRECONDITION_FAILED - delivery acknowledgement")
     finally:
