@@ -34,7 +34,7 @@ async def in_the_middle_of_a_batch(stage: Stage, act: Callable[[], Awaitable[Non
     try:
         await blocker.execute(_OTHERS)
         await blocker.execute(f"BEGIN; {_LOCK}")
-        await until(lambda: blocker.fetchval(A_WORKER_WAITS), "a writer waits", details=stage.details)
+        await until(lambda: stage.value(A_WORKER_WAITS), "a writer waits", details=stage.details)
         await act()
     finally:
         blocker.terminate()
