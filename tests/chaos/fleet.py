@@ -22,6 +22,10 @@ ASTRAY = "unknown delivery tag"
 TRACEBACK = "Traceback (most recent call last)"
 
 
+class NotFeltError(Exception):
+    """A fault was played and nobody felt it: alone it has shown nothing; beside another, that one was in its way."""
+
+
 class Fleet:
     """So many workers as were asked for.
 
@@ -86,13 +90,20 @@ class Fleet:
         return [log.read_text(errors="replace") for log in self._logs]
 
     async def until_said(self, words: str, seconds_max: float = 30.0) -> None:
-        """Until one of them has logged this, from its start on: so a fault knows that it was felt."""
-        await until(
-            lambda: any(words in log for log in self.logs()),
-            f"a worker says {words!r}",
-            seconds_max=seconds_max,
-            details=lambda: "\n".join(worker.log_tail() for worker in self.running),
-        )
+        """Until one of them has logged this, from its start on: so a fault knows that it was felt.
+
+        Raises:
+            NotFeltError: none has.
+        """
+        try:
+            await until(
+                lambda: any(words in log for log in self.logs()),
+                f"a worker says {words!r}",
+                seconds_max=seconds_max,
+                details=lambda: "\n".join(worker.log_tail() for worker in self.running),
+            )
+        except TimeoutError as error:
+            raise NotFeltError(str(error)) from error
 
     def times_said(self, words: str) -> int:
         """How often they have logged this, from their start on."""

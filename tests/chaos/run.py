@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from chaos.arrangement import Arrangement
+from chaos.fleet import NotFeltError
 from chaos.home import ROOT
 from chaos.registry import Fault
 from chaos.stage import Servers, Stage
@@ -150,7 +151,7 @@ async def _do(stage: Stage, faults: Sequence[Fault], chance: random.Random) -> N
         for fault in faults
     ]
     for result in await asyncio.gather(*tasks, return_exceptions=True):  # all are mended before one is told
-        if isinstance(result, BaseException):
+        if isinstance(result, BaseException) and not isinstance(result, NotFeltError):
             raise result
 
 

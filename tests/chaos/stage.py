@@ -7,7 +7,7 @@ Before several nodes a proxy is their load balancer. The observer asks the serve
 
 import asyncio
 import signal
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -24,7 +24,7 @@ from harness import ORGANIZATION, USER
 from harness.waiting import until
 from usage_events.contract import MAX_AHEAD_SECONDS
 
-from chaos.fleet import Fleet
+from chaos.fleet import Fleet, NotFeltError
 from chaos.home import TESTS
 from chaos.ledger import Books, Ledger, LedgerFile, balance
 from chaos.load import Load
@@ -233,6 +233,17 @@ class Stage:
             return await self.stored() >= wanted
 
         await until(enough, f"{rows} more rows are stored", seconds_max=seconds_max, details=self.details)
+
+    async def until_felt(self, condition: Callable[[], Awaitable[bool]], what: str) -> None:
+        """Until something shows that a fault was felt.
+
+        Raises:
+            NotFeltError: nothing does.
+        """
+        try:
+            await until(condition, what, details=self.details)
+        except TimeoutError as error:
+            raise NotFeltError(str(error)) from error
 
     async def ready(self, queue: str | None = None) -> int:
         """Messages in the queue that nobody holds."""

@@ -85,7 +85,7 @@ def _cpu_seconds(program: str) -> float:
     [
         ("from usage_events import UsageEvent", SMALL_MODEL, 1.3),
         ("from usage_events import UsageEvent, UsagePublisher", f"import asyncio\n{SMALL_MODEL}", 1.3),
-        ("from usage_events import UsagePublisher", SMALL_MODEL, 0.6),
+        ("from usage_events import UsagePublisher", SMALL_MODEL, 1.0),
     ],
     ids=["events", "events and their publisher", "a publisher alone"],
 )

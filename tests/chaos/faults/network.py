@@ -4,6 +4,7 @@ import asyncio
 import random
 from typing import Any
 
+from chaos.fleet import NotFeltError
 from chaos.proxy import Proxy
 from chaos.registry import fault
 from chaos.stage import Stage
@@ -86,7 +87,8 @@ def _register(pair: str, way: str) -> None:
         proxy: Proxy = getattr(stage, pair)
         before = (await proxy.tell())["touched"]
         await act_on(proxy, chance)
-        assert (await proxy.tell())["touched"] > before, "nothing came through the proxy meanwhile"
+        if (await proxy.tell())["touched"] == before:
+            raise NotFeltError("nothing came through the proxy meanwhile")
 
     act.__doc__, act.__module__ = act_on.__doc__, __name__
     fault(f"{pair.replace('_', ' ').replace('rabbitmq', 'RabbitMQ').replace('postgres', 'Postgres')} {way}", **options)(

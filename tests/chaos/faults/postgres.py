@@ -12,8 +12,8 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import asyncpg
-from harness.waiting import until
 
+from chaos.fleet import NotFeltError
 from chaos.registry import NotHereError, fault
 from chaos.stage import Stage
 from worker.demo.processes import LocalProcess
@@ -58,7 +58,8 @@ async def kill_backends(stage: Stage, chance: random.Random) -> None:
     for _ in range(20):
         killed += await stage.value(killing)
         await asyncio.sleep(chance.uniform(0, 0.4))
-    assert killed, "there was no session of a worker"
+    if not killed:
+        raise NotFeltError("there was no session of a worker")
 
 
 @fault("Postgres frozen")
@@ -138,7 +139,8 @@ async def slow(stage: Stage, chance: random.Random) -> None:
     for _ in range(100):
         cancelled += await stage.value(cancelling)
         await asyncio.sleep(chance.uniform(0, 0.05))
-    assert cancelled, "no statement of a worker was met"
+    if not cancelled:
+        raise NotFeltError("no statement of a worker was met")
 
 
 @fault("Postgres migrated under load", soaks=False)
@@ -187,7 +189,7 @@ async def _hold(stage: Stage, statement: str, seconds: float) -> None:
         await database.execute(f"BEGIN; {statement}", timeout=60)
         await asyncio.sleep(seconds)
         # On another connection: within one transaction Postgres shows the same picture of its sessions each time.
-        await until(lambda: stage.value(A_WORKER_WAITS), "a worker waits for the lock", details=stage.details)
+        await stage.until_felt(lambda: stage.value(A_WORKER_WAITS), "a worker waits for the lock")
     finally:
         database.terminate()
 

@@ -123,7 +123,7 @@ async def rights(stage: Stage, chance: random.Random) -> None:
 
     await asyncio.to_thread(stage.rabbitmq.manage, "DELETE", path)
     try:
-        await until(is_felt, "a worker is not let in", details=stage.details)
+        await stage.until_felt(is_felt, "a worker is not let in")
         await asyncio.sleep(chance.uniform(1, 4))
     finally:
         every = {"configure": ".*", "write": ".*", "read": ".*"}
