@@ -107,7 +107,20 @@ class Consumption:
         return True
 
     async def supervise(self) -> None:
-        """Connect, notice losses, connect again, until it is stopped."""
+        """Connect, notice losses, connect again, until it is stopped.
+
+        Raises:
+            RuntimeError: something has cancelled what it waits for, and not it: without it nobody would connect again.
+        """
+        try:
+            await self._supervise()
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            raise RuntimeError("what watches the broker was cancelled from within") from error
+
+    async def _supervise(self) -> None:
         while not self._stop.is_set():
             await self._until_database_answers()
             self._phase = State.CONNECTING

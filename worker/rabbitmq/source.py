@@ -1,11 +1,11 @@
 """The source on RabbitMQ: aio-pika connects, the frame reader or aiormq delivers, aiormq's channel acknowledges."""
 
 import asyncio
-from collections.abc import Awaitable, Coroutine, Sequence
+from collections.abc import Awaitable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-import aio_pika
 import aiormq
 import structlog
 from aio_pika.connection import Connection
@@ -14,11 +14,11 @@ from yarl import URL
 
 from worker.delivery import Delivery
 from worker.errors import SystemUnavailableError
+from worker.rabbitmq.calls import calls
 from worker.rabbitmq.deliveries import from_frames, from_library
 from worker.rabbitmq.delivery_path import Way
 from worker.rabbitmq.frames import RawDelivery
 from worker.rabbitmq.topology import ensure_topology
-from worker.rabbitmq.unavailable import unavailable
 from worker.settings import Settings
 from worker.settle import Ack
 from worker.source import Receiver
@@ -36,16 +36,6 @@ HEARTBEAT_SECONDS = 15  # a half-open connection is noticed after three
 IDLE_SECONDS_MAX = 30.0  # nothing delivered for so long while messages are ready: the consumer is lost
 
 log = structlog.get_logger(__name__)
-
-# StopAsyncIteration is what aiormq raises where the peer hangs up while it connects.
-_LOST = (
-    aiormq.exceptions.AMQPError,
-    aio_pika.exceptions.AMQPError,
-    OSError,
-    TimeoutError,
-    RuntimeError,
-    StopAsyncIteration,
-)
 
 
 class RabbitSource:
@@ -78,20 +68,8 @@ class RabbitSource:
         self._lost = asyncio.get_running_loop().create_future()
         self._transport = self._make_transport(generation)
         try:
-            self._connection = await connect(self._settings, self._name, transport=self._transport)
-            await self._declare(self._connection)
-            self._connection.close_callbacks.add(self._on_connection_closed)
-            channel = self._connection.channel(publisher_confirms=False)
-            await channel.initialize(timeout=CALL_SECONDS_MAX)
-            channel.close_callbacks.add(self._on_channel_closed)
-            self._channel = await channel.get_underlay_channel()
-            self._channel.on_consumer_cancel_callbacks.add(self._on_cancelled)
-            self._keep = channel
-            self._generation = generation
-            await self._consume(prefetch)
-        except _LOST as error:
-            await self.close()
-            raise unavailable(self._settings, error) from error
+            with calls(self._settings):
+                await self._open(generation, prefetch)
         except BaseException:
             await self.close()
             raise
@@ -108,19 +86,15 @@ class RabbitSource:
 
     async def set_prefetch(self, prefetch: int, acks: Sequence[Ack]) -> None:
         """See `Source.set_prefetch`. A live consumer on a quorum queue does not take a new prefetch."""
-        try:
+        with self._losing(), calls(self._settings):
             await self._unless_lost(self._consume_again(prefetch, acks))
-        except _LOST as error:
-            raise unavailable(self._settings, error) from error
 
     async def acknowledge(self, acks: Sequence[Ack]) -> None:
         """See `Source.acknowledge`."""
         channel = self._require_channel()
-        try:
+        with self._losing(), calls(self._settings):
             for ack in acks:
                 await channel.basic_ack(ack.tag, multiple=ack.multiple, wait=False)
-        except _LOST as error:
-            raise unavailable(self._settings, error) from error
 
     def pause(self) -> None:
         """See `Source.pause`."""
@@ -134,10 +108,8 @@ class RabbitSource:
 
     async def stop_consuming(self) -> None:
         """See `Source.stop_consuming`."""
-        try:
+        with calls(self._settings):
             await self._unless_lost(self._cancel())
-        except _LOST as error:
-            raise unavailable(self._settings, error) from error
 
     async def give_back(self, last_tag: int) -> None:
         """See `Source.give_back`. From 4.3 a nack does not count as a delivery, where a lost connection does."""
@@ -145,10 +117,11 @@ class RabbitSource:
         if channel is None or channel.is_closed:
             return
         try:
-            async with asyncio.timeout(CLOSE_SECONDS_MAX):
-                await channel.basic_nack(last_tag, multiple=True, requeue=True)
-        except _LOST as error:
-            log.debug("could not give deliveries back: the broker does so itself", error=repr(error))
+            with calls(self._settings):
+                async with asyncio.timeout(CLOSE_SECONDS_MAX):
+                    await channel.basic_nack(last_tag, multiple=True, requeue=True)
+        except SystemUnavailableError as error:
+            log.debug("could not give deliveries back: the broker does so itself", why=str(error))
 
     async def close(self) -> None:
         """See `Source.close`."""
@@ -159,9 +132,9 @@ class RabbitSource:
             if channel is not None and not channel.is_closed:
                 # A quorum queue may ignore what arrives just before the channel closes: an answer from the
                 # broker says that the acknowledgements before it have been processed.
-                await _politely(channel.queue_declare(self.queue, passive=True))
+                await self._politely(channel.queue_declare(self.queue, passive=True))
             if connection is not None:
-                await _politely(connection.close())
+                await self._politely(connection.close())
         finally:
             # Whatever the broker answered: a connection that stayed open would hold its deliveries for ever.
             if transport is not None:
@@ -174,6 +147,19 @@ class RabbitSource:
         except TimeoutError as error:
             why = f"nothing declared within {TOPOLOGY_SECONDS_MAX:g} s: the node may be cut off from its cluster"
             raise TimeoutError(why) from error
+
+    async def _open(self, generation: int, prefetch: int) -> None:
+        self._connection = await connect(self._settings, self._name, transport=self._transport)
+        await self._declare(self._connection)
+        self._connection.close_callbacks.add(self._on_connection_closed)
+        channel = self._connection.channel(publisher_confirms=False)
+        await channel.initialize(timeout=CALL_SECONDS_MAX)
+        channel.close_callbacks.add(self._on_channel_closed)
+        self._channel = await channel.get_underlay_channel()
+        self._channel.on_consumer_cancel_callbacks.add(self._on_cancelled)
+        self._keep = channel
+        self._generation = generation
+        await self._consume(prefetch)
 
     def _make_transport(self, generation: int) -> "DeliveryTransport | None":
         """Each connection's deliveries are of its own generation: it may outlive its loss for a moment."""
@@ -230,6 +216,24 @@ class RabbitSource:
         if tag is not None:
             await self._require_channel().basic_cancel(tag, timeout=CALL_SECONDS_MAX)
 
+    @contextmanager
+    def _losing(self) -> Iterator[None]:
+        """Around what has left the channel half way where it fails, such as a consumer that is cancelled already."""
+        try:
+            yield
+        except SystemUnavailableError as error:
+            self._lose(str(error))
+            raise
+
+    async def _politely(self, call: Awaitable[object]) -> None:
+        """Part of a goodbye: the broker may be gone, or not answer."""
+        try:
+            with calls(self._settings):
+                async with asyncio.timeout(GOODBYE_SECONDS_MAX):
+                    await call
+        except SystemUnavailableError as error:
+            log.debug("the connection to RabbitMQ was gone before it was closed", why=str(error))
+
     async def _is_deaf(self) -> bool:
         """Are there messages for us that do not come? Other clients have been found so after reconnects."""
         idle = monotonic() - self._delivered_at
@@ -237,8 +241,9 @@ class RabbitSource:
         if idle < IDLE_SECONDS_MAX or self._consumer_tag is None or held:
             return False
         try:
-            answer = await self._require_channel().queue_declare(self.queue, passive=True, timeout=CALL_SECONDS_MAX)
-        except _LOST:
+            with calls(self._settings):
+                answer = await self._require_channel().queue_declare(self.queue, passive=True, timeout=CALL_SECONDS_MAX)
+        except SystemUnavailableError:
             return True
         return bool(answer.message_count)
 
@@ -268,15 +273,6 @@ class RabbitSource:
         return "; where a message's properties are the reason, USAGE_DELIVERY_PATH=fast can read it"
 
 
-async def _politely(call: Awaitable[object]) -> None:
-    """Part of a goodbye: the broker may be gone, or not answer."""
-    try:
-        async with asyncio.timeout(GOODBYE_SECONDS_MAX):
-            await call
-    except _LOST as error:
-        log.debug("the connection to RabbitMQ was gone before it was closed", error=repr(error))
-
-
 async def connect(settings: Settings, name: str, *, transport: "DeliveryTransport | None" = None) -> Connection:
     """A connection to the broker, on a transport of ours or on the library's own; one try.
 
@@ -291,8 +287,6 @@ async def connect(settings: Settings, name: str, *, transport: "DeliveryTranspor
         from worker.rabbitmq.transport import TransportConnection
 
         connection = TransportConnection(url, transport_factory=transport)
-    try:
+    with calls(settings):
         await connection.connect(timeout=CONNECT_SECONDS_MAX)
-    except _LOST as error:
-        raise unavailable(settings, error) from error
     return connection
