@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from worker.errors import SystemUnavailableError
+from worker.errors import ConfigurationError, SystemUnavailableError
 from worker.rabbitmq import source
 from worker.rabbitmq.source import RabbitSource
-from worker.settings import Settings
+from worker.settings import Settings, load_settings
 
 
 class SilentConnection:
@@ -43,6 +43,14 @@ async def test_a_broker_that_answers_no_declaration_is_left(monkeypatch: pytest.
         ):
             await rabbit.open(1, 1, receiver)
     assert connection.is_closed
+
+
+async def test_a_parameter_that_cannot_be_read_is_a_mistake_of_the_settings() -> None:
+    """And no traceback, which would show it."""
+    settings = load_settings(amqp_url="amqp://127.0.0.1:1/?cadata=vogel")
+    with pytest.raises(ConfigurationError, match="USAGE_AMQP_URL") as caught:
+        await source.connect(settings, "tests")
+    assert "vogel" not in str(caught.value)
 
 
 class EndingChannel:

@@ -65,6 +65,9 @@ async def connect(dsn: str, schema: str, *, name: str) -> asyncpg.Connection:
             try:
                 return await _connect(host, schema, name=name, seconds_max=seconds_max)
             except (ssl.SSLError, *_LOST, asyncpg.PostgresError) as error:
+                # The driver's error for a parameter that it does not know is both; that of a certificate is, too.
+                if isinstance(error, ValueError) and not isinstance(error, ssl.SSLError):
+                    raise
                 failures.append((host, error))
     except ValueError:
         raise ConfigurationError(_UNREADABLE) from None  # its text may hold a piece of the password

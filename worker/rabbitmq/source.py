@@ -13,7 +13,7 @@ from aiormq.abc import AbstractChannel, DeliveredMessage
 from yarl import URL
 
 from worker.delivery import Delivery
-from worker.errors import SystemUnavailableError
+from worker.errors import ConfigurationError, SystemUnavailableError
 from worker.rabbitmq.calls import calls
 from worker.rabbitmq.deliveries import from_frames, from_library
 from worker.rabbitmq.delivery_path import Way
@@ -278,6 +278,7 @@ async def connect(settings: Settings, name: str, *, transport: "DeliveryTranspor
 
     Raises:
         SystemUnavailableError: the broker does not answer or does not let us in.
+        ConfigurationError: the URL has a parameter that cannot be read.
     """
     url = URL(settings.amqp_url.get_secret_value())
     url = url.update_query({"heartbeat": HEARTBEAT_SECONDS, **url.query, "name": name})
@@ -288,5 +289,11 @@ async def connect(settings: Settings, name: str, *, transport: "DeliveryTranspor
 
         connection = TransportConnection(url, transport_factory=transport)
     with calls(settings):
-        await connection.connect(timeout=CONNECT_SECONDS_MAX)
+        try:
+            await connection.connect(timeout=CONNECT_SECONDS_MAX)
+        except ValueError as error:
+            if isinstance(error, OSError):  # a certificate that is refused is both
+                raise
+            why = "a parameter behind its ? has a value that it cannot have"
+            raise ConfigurationError(f"USAGE_AMQP_URL cannot be read: {why}") from None  # the library's text shows it
     return connection
