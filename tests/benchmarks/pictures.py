@@ -217,6 +217,7 @@ def _rates(axes: Any) -> None:
 
 def _thousands(axis: Any) -> None:
     axis.set_major_formatter(mpl.ticker.StrMethodFormatter("{x:,.0f}"))
+    axis.set_major_locator(mpl.ticker.MaxNLocator(5))  # or the numbers touch each other
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
