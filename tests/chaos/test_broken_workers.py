@@ -100,6 +100,7 @@ async def test_forgotten_ids_are_noticed(servers: Servers) -> None:
     assert outcome.counts["doubled"] > 0
 
 
+@pytest.mark.chaos
 @pytest.mark.parametrize("servers", [Arrangement.FAILOVER], indirect=True)
 async def test_commits_that_did_not_wait_for_the_standby_are_noticed(servers: Servers) -> None:
     """What only the lost primary had was acknowledged, and is missing from the books of the new one."""
