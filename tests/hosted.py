@@ -1,13 +1,12 @@
 """A database of a host application's own, with the roles of `schema/roles.sql`, for the tests of these roles."""
 
-import os
 import subprocess
 from typing import NamedTuple
 from urllib.parse import urlsplit
 from uuid import uuid4
 
+from desk import run_command
 from harness.events import ORGANIZATION, USER
-from harness.worker import COMMAND
 
 from worker.demo.postgres_server import PostgresServer, given_postgres
 from worker.postgres.roles import ROLES
@@ -27,17 +26,7 @@ class Hosted(NamedTuple):
 
     def run(self, role: str | None, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         """A command as this role, run to its end."""
-        given = {name: value for name, value in os.environ.items() if not name.startswith("USAGE_")}
-        dsn = self.admin if role is None else self.dsn(role)
-        return subprocess.run(
-            [COMMAND, *arguments],
-            env=given | {"USAGE_POSTGRES_DSN": dsn} | environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
+        return run_command(self.admin if role is None else self.dsn(role), *arguments, **environment)
 
 
 def execute(dsn: str, statements: str) -> None:

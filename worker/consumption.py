@@ -13,6 +13,7 @@ from time import monotonic
 
 import structlog
 
+from worker.cancellation import is_own_cancellation
 from worker.clock import Clock
 from worker.errors import SystemUnavailableError
 from worker.held import NO_GENERATION, Held, Hold
@@ -115,8 +116,7 @@ class Consumption:
         try:
             await self._supervise()
         except asyncio.CancelledError as error:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
+            if is_own_cancellation():
                 raise
             raise RuntimeError("what watches the broker was cancelled from within") from error
 

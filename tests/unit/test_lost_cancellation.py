@@ -1,4 +1,4 @@
-"""A stop ends the pipeline, also where a library loses the cancellation that it sends."""
+"""A stop ends the pipeline, also where a library loses the cancellation that it sends; one that nobody sent is told."""
 
 import asyncio
 import logging
@@ -10,6 +10,7 @@ import stamina
 import structlog
 from fakes import MemoryDatabase, MemoryQueue, MemorySource, MemoryStore
 from makers import body_of, decoded
+from rig import Rig, running
 
 from worker.clock import Clock
 from worker.errors import SystemUnavailableError
@@ -110,3 +111,20 @@ async def test_rounds_whose_cancellation_is_lost() -> None:
     pulse.stop()
     async with asyncio.timeout(20):
         await running
+
+
+class CancellingSource(MemorySource):
+    """Its loss is a cancellation, which nobody has sent."""
+
+    async def lost(self) -> str:
+        """See `Source.lost`."""
+        raise asyncio.CancelledError
+
+
+async def test_a_cancellation_that_nobody_sent_ends_the_worker_instead_of_its_watch() -> None:
+    """A group of tasks takes it for an end as any other: the worker would stay ready, and never connect again."""
+    async with running(Rig(source_of=CancellingSource)) as rig:
+        assert rig.running is not None
+        with pytest.raises(ExceptionGroup) as caught:
+            await asyncio.wait_for(rig.running, 30)
+    assert caught.group_contains(RuntimeError, match="cancelled from within", depth=1)

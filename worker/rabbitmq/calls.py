@@ -12,6 +12,7 @@ from contextlib import contextmanager
 import aio_pika
 import aiormq
 
+from worker.cancellation import is_own_cancellation
 from worker.rabbitmq.unavailable import unavailable
 from worker.settings import Settings
 
@@ -45,9 +46,3 @@ def calls(settings: Settings) -> Iterator[None]:
         if type(error) is not Exception:
             raise
         raise unavailable(settings, ConnectionError("the connection was ended")) from error
-
-
-def is_own_cancellation() -> bool:
-    """Whether somebody has cancelled the running task, and not a library what it waits for."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
