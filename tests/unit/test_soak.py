@@ -1,5 +1,6 @@
 """The soak's own parts, without servers: what is flat, what is told, drawn and counted, and the books in parts."""
 
+import json
 import random
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,10 +14,11 @@ from chaos import cgroup
 from chaos.ledger import ENDPOINT, Kind, LedgerFile, Line, balance_in_parts, digest
 from chaos.registry import FAULTS, NotHereError
 from chaos.report import PAGE
+from chaos.soak.__main__ import main
 from chaos.soak.report import MARKS, Played, Soaked, part
 from chaos.soak.run import drawn
 from chaos.soak.samples import Sample, WorkerSample, metrics_of
-from chaos.soak.verdict import LIMITS, MIB, Point, Span, judge, judge_all, quiet, rates
+from chaos.soak.verdict import LIMITS, MIB, Broken, Point, Span, Stall, judge, judge_all, quiet, rates, stalls
 from prometheus_client import generate_latest
 
 from worker.metrics import Metrics
@@ -84,9 +86,11 @@ def test_rates_leave_out_a_count_that_begins_anew() -> None:
     assert rates(counted) == [Point(10, 10.0), Point(40, 2.0)]
 
 
-def sample(at_seconds: float, *, rss_mib: float = 80.0, tasks: float = 20.0) -> Sample:
+def sample(at_seconds: float, *, rss_mib: float = 80.0, tasks: float = 20.0, events: float | None = None) -> Sample:
     """A moment in which everything has answered."""
-    steady = WorkerSample(7, int(rss_mib * MIB), 30, 4, {"tasks": tasks})
+    steady = WorkerSample(
+        7, int(rss_mib * MIB), 30, 4, {"tasks": tasks, "events": at_seconds if events is None else events}
+    )
     return Sample(at_seconds, {"steady": steady}, 6, 12, 2, 4, 4, 0, 3, 100)
 
 
@@ -105,6 +109,47 @@ def test_what_has_not_answered_is_left_out() -> None:
     verdicts = judge_all([*samples, *silent], [], RUN_SECONDS)
     assert all(flatness is not None and flatness.is_flat for flatness in verdicts.values())
     assert judge_all(silent, [], RUN_SECONDS)["rss_mib"] is None
+
+
+# Whether it goes on.
+
+
+def still(*between: tuple[float, float]) -> list[Sample]:
+    """Samples of a worker whose count grows, but stands still between these moments."""
+
+    def events(at_seconds: float) -> float:
+        return 100 * (at_seconds - sum(max(0.0, min(at_seconds, end) - begin) for begin, end in between))
+
+    return [sample(point.at_seconds, events=events(point.at_seconds)) for point in points(lambda _: 0.0)]
+
+
+STALLS: dict[str, tuple[list[Sample], list[Broken], list[Stall]]] = {
+    "none": (still(), [Broken(100, 110, 30)], []),
+    "where nothing was broken": (still((400, 435)), [Broken(100, 110, 60)], [Stall(400, 435, 35, 30)]),
+    "after a fault, in time": (still((100, 140)), [Broken(100, 110, 30)], [Stall(100, 140, 30, 30)]),
+    "after a fault, too long": (still((100, 150)), [Broken(100, 110, 30)], [Stall(100, 150, 40, 30)]),
+    "after a fault that takes long": (still((100, 200)), [Broken(100, 110, 120)], [Stall(100, 200, 90, 120)]),
+    "over several faults": (
+        still((100, 240)),
+        [Broken(100, 110, 30), Broken(140, 150, 30), Broken(180, 190, 30)],
+        [Stall(100, 240, 110, 30)],
+    ),
+    "until the end": (still((1150, 2000)), [Broken(100, 110, 30)], [Stall(1150, 1200, 50, 30)]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", STALLS)
+def test_a_worker_that_stores_nothing_is_seen(case: str) -> None:
+    """By its own count, whatever the other worker does; what is broken is its excuse, and the recovery of that."""
+    samples, faults, expected = STALLS[case]
+    assert stalls(samples, faults, RUN_SECONDS) == expected
+
+
+def test_a_worker_that_does_not_answer_has_stored_nothing() -> None:
+    """Neither silence nor the end of the load hides a stall, and after the load there is nothing to store."""
+    samples = [one if one.at_seconds < 600 else replace(one, workers={}) for one in still()]
+    assert stalls(samples, [], RUN_SECONDS) == [Stall(595, 1200, 605, 30)]
+    assert stalls(samples, [], 600.0) == [Stall(595, 600, 5, 30)]
 
 
 def test_the_metrics_that_are_kept_exist() -> None:
@@ -139,7 +184,7 @@ def soaked(**fields: Any) -> Soaked:
         "seed": 1, "rate": 300, "run_seconds": RUN_SECONDS, "events": 1000, "confirmations": 1001,
         "counts": {"lost": 0, "doubled": 0}, "wrong": {}, "reasons": {}, "astray": 0, "tracebacks": [],
         "has_lived": True, "left": 0, "played": [PLAYED, PLAYED],
-        "flatness": judge_all(samples, [], RUN_SECONDS), "samples": samples,
+        "flatness": judge_all(samples, [], RUN_SECONDS), "samples": samples, "seen_on": "2026-01-02",
     }  # fmt: skip
     return Soaked(**{**right, **fields})
 
@@ -149,6 +194,17 @@ def test_a_run_is_read_back_as_it_was_written(tmp_path: Path) -> None:
     path = tmp_path / "soak.json"
     path.write_text(soaked().as_json(), encoding="utf-8")
     assert Soaked.read(path) == soaked()
+
+
+def test_a_run_of_an_earlier_version_is_read(tmp_path: Path) -> None:
+    """What it did not write down is taken from the fault and from the file."""
+    fields = json.loads(soaked(played=[replace(PLAYED, name="workers to RabbitMQ half-open")]).as_json())
+    del fields["seen_on"], fields["played"][0]["recovery_seconds_max"]
+    path = tmp_path / "soak.json"
+    path.write_text(json.dumps(fields), encoding="utf-8")
+    read = Soaked.read(path)
+    assert read.played[0].recovery_seconds_max == FAULTS["workers to RabbitMQ half-open"].recovery_seconds_max > 30
+    assert read.seen_on.count("-") == 2
 
 
 PROBLEMS: dict[str, tuple[dict[str, Any], str]] = {
@@ -169,6 +225,10 @@ PROBLEMS: dict[str, tuple[dict[str, Any], str]] = {
         {"flatness": judge_all([sample(at, rss_mib=80 + at / 20) for at in range(0, 1200, 5)], [], RUN_SECONDS)},
         "memory grew from 102.4 to 132.4, allowed are 120.6 MiB",
     ),
+    "consumes nothing": (
+        {"samples": still((200, 400))},
+        "stored nothing from 200 s to 400 s, in 200 s of which nothing was broken; allowed are 30",
+    ),
 }
 
 
@@ -183,12 +243,42 @@ def test_each_problem_is_told(problem: str) -> None:
 
 def test_its_part_of_the_page_has_every_figure() -> None:
     """A row a series, the faults by their numbers, and a place for it."""
-    made = part(soaked(), "2026-01-02")
-    assert "20 minutes (2026-01-02, seed 1): 1,000 confirmed events, 0 lost, 0 doubled; 2 faults" in made
+    made = part(soaked())
+    assert "20 minutes (2026-01-02, seed 1): 1,000 confirmed events, 0 lost, 0 doubled; 2 faults, after each of" in made
     assert "| memory, MiB | 80 | 80 | 96 | +0 |" in made
     assert "1, 2 RabbitMQ killed." in made
     assert made.count("\n| ") == 2 + len(LIMITS)
     assert made in MARKS.put(PAGE.read_text(encoding="utf-8"), made)
+
+
+def test_its_part_says_after_which_faults_nothing_flowed() -> None:
+    """Those are not hidden behind the others."""
+    late = replace(PLAYED, recovery_seconds=None)
+    some = part(soaked(played=[PLAYED, late, late]))
+    assert "3 faults, after 1, but NOT after 2, of which events flowed again within 2.0 s." in some
+    assert "2 faults, after none of which events flowed again in time." in part(soaked(played=[late, late]))
+
+
+def test_a_run_is_judged_again_and_published_only_where_all_is_right(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`--judge` plays nothing; what was wrong does not come into the page."""
+    published: list[Soaked] = []
+    monkeypatch.setattr("chaos.soak.__main__.publish", published.append)
+    monkeypatch.setattr("chaos.soak.__main__.find_spec", lambda _: True)
+    path = tmp_path / "soak.json"
+    path.write_text(soaked(astray=1).as_json(), encoding="utf-8")
+    assert main(["--judge", str(path), "--write"]) == 1
+    said = capsys.readouterr().out
+    assert "WRONG: the broker has refused 1" in said
+    assert "Nothing is written into docs/chaos.md" in said
+    assert published == []
+    path.write_text(soaked().as_json(), encoding="utf-8")
+    assert main(["--judge", str(path)]) == 0
+    assert published == []
+    assert main(["--judge", str(path), "--write"]) == 0
+    assert published == [soaked()]
+    assert "all is flat" in capsys.readouterr().out
 
 
 def test_a_picture_is_drawn(tmp_path: Path) -> None:

@@ -1,10 +1,12 @@
-"""`make soak`: constant load and faults one after another for so many minutes; are the books right, and is all flat?"""
+"""`make soak`: constant load and faults one after another for so many minutes; are the books right, and is all flat?
+
+`--judge` reads a run that was written before and judges it again, without playing anything.
+"""
 
 import argparse
 import asyncio
 import sys
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -25,10 +27,15 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--rate", type=int, default=300, help="events a second of each of two producers (300)")
     parser.add_argument("--quiet", type=float, default=30.0, metavar="SECONDS", help="between two faults (30)")
     parser.add_argument("--folder", type=Path, help="where ledgers and logs lie while it runs; a throw-away one")
-    parser.add_argument("--json", type=Path, required=True, help="write all figures to this file")
+    parser.add_argument("--json", type=Path, help="write all figures to this file")
+    parser.add_argument("--judge", type=Path, metavar="FILE", help="play nothing: judge what --json has written")
     parser.add_argument("--picture", type=Path, help="draw them into this file, .svg or .png")
-    parser.add_argument("--write", action="store_true", help="put both into docs/chaos.md and docs/pictures")
+    parser.add_argument(
+        "--write", action="store_true", help="put both into docs/chaos.md and docs/pictures, where all is right"
+    )
     options = parser.parse_args(arguments)
+    if (options.json is None) == (options.judge is None):
+        parser.error("give either --json, the file that all figures are written to, or --judge, one that was written")
     if (options.picture or options.write) and find_spec("matplotlib") is None:
         parser.error("a picture takes matplotlib: uv sync --group bench, or leave --picture and --write away")
     return options
@@ -40,12 +47,11 @@ def publish(soaked: Soaked) -> None:
 
     save(soaked, PICTURE)
     text = PAGE.read_text(encoding="utf-8")
-    PAGE.write_text(MARKS.put(text, part(soaked, datetime.now(UTC).date().isoformat())), encoding="utf-8")
+    PAGE.write_text(MARKS.put(text, part(soaked)), encoding="utf-8")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Start servers, run, report; the exit status."""
-    options = parse(arguments)
+def play(options: argparse.Namespace) -> Soaked:
+    """Start servers and run."""
     seed = seed_of_run() if options.seed is None else options.seed
     sys.stderr.write(f"CHAOS_SEED={seed}: {options.minutes:g} minutes\n")
     with chaos_servers() as servers:
@@ -53,15 +59,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         soaked = asyncio.run(soak(servers, FAULTS, asked))
     options.json.parent.mkdir(parents=True, exist_ok=True)
     options.json.write_text(soaked.as_json(), encoding="utf-8")
+    return soaked
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run or read, report; the exit status."""
+    options = parse(arguments)
+    soaked = Soaked.read(options.judge) if options.judge else play(options)
     if options.picture:
         from chaos.soak.picture import save
 
         save(soaked, options.picture)
-    if options.write:
-        publish(soaked)
     problems = soaked.problems()
-    sys.stdout.write(part(soaked, "now") + "\n")
+    sys.stdout.write(part(soaked) + "\n")
     sys.stdout.write("".join(f"WRONG: {problem}\n" for problem in problems) or "Nothing is wrong, and all is flat.\n")
+    if options.write and problems:
+        sys.stdout.write("Nothing is written into docs/chaos.md: only a run in which all was right is.\n")
+    elif options.write:
+        publish(soaked)
     return 1 if problems else 0
 
 

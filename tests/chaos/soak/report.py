@@ -4,14 +4,16 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from marks import Marks
 
+from chaos.registry import FAULTS
 from chaos.report import PAGE
 from chaos.soak.samples import Sample, WorkerSample
-from chaos.soak.verdict import LIMITS, Flatness, Span
+from chaos.soak.verdict import LIMITS, STALL_SECONDS_MAX, Broken, Flatness, Span, Stall, stalls
 
 MARKS = Marks("<!-- soak: written by `make soak` -->", "<!-- soak: end -->", "docs/chaos.md")
 PICTURE = PAGE.parent / "pictures" / "soak.svg"
@@ -23,7 +25,10 @@ HEAD = (
 
 @dataclass(slots=True, frozen=True)
 class Played:
-    """A fault that was played. Seconds are since the begin; `recovery_seconds` is `None` where it came too late."""
+    """A fault that was played. Seconds are since the begin; `recovery_seconds` is `None` where it came too late.
+
+    The steady worker has to store again within `recovery_seconds_max` of when it was mended.
+    """
 
     name: str
     kind: str
@@ -32,11 +37,17 @@ class Played:
     end_seconds: float
     recovery_seconds: float | None
     error: str = ""
+    recovery_seconds_max: float = STALL_SECONDS_MAX
 
     @property
     def span(self) -> Span:
         """Until events flowed again."""
         return Span(self.begin_seconds, self.end_seconds)
+
+    @property
+    def broken(self) -> Broken:
+        """Until it was mended."""
+        return Broken(self.begin_seconds, self.mended_seconds, self.recovery_seconds_max)
 
     @property
     def is_right(self) -> bool:
@@ -55,7 +66,8 @@ class Played:
 class Soaked:
     """The whole run.
 
-    `left` are sessions that workers left behind, `has_lived` is of the steady worker, `errors` are the suite's own.
+    `left` are sessions that workers left behind, `has_lived` is of the steady worker, `errors` are the suite's own,
+    `seen_on` is its date.
     """
 
     seed: int
@@ -74,6 +86,12 @@ class Soaked:
     samples: list[Sample] = field(default_factory=list)
     has_lived: bool = True
     errors: list[str] = field(default_factory=list)
+    seen_on: str = ""
+
+    @property
+    def stalls(self) -> list[Stall]:
+        """When the steady worker stored nothing, by its own count."""
+        return stalls(self.samples, [played.broken for played in self.played], self.run_seconds)
 
     def problems(self) -> list[str]:
         """What was not as promised; empty where all was."""
@@ -96,6 +114,12 @@ class Soaked:
             elif not flatness.is_flat:
                 grown = f"from {flatness.second_quarter} to {flatness.last_quarter}, allowed are {flatness.limit}"
                 found.append(f"{limit.name} grew {grown} {limit.unit}".rstrip())
+        found += [
+            f"the steady worker stored nothing from {stall.begin_seconds:.0f} s to {stall.end_seconds:.0f} s, in"
+            f" {stall.whole_seconds:.0f} s of which nothing was broken; allowed are {stall.seconds_max:g}"
+            for stall in self.stalls
+            if stall.is_too_long
+        ]
         return found
 
     def as_json(self) -> str:
@@ -104,9 +128,10 @@ class Soaked:
 
     @classmethod
     def read(cls, path: Path) -> "Soaked":
-        """Out of its file."""
-        fields: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        fields["played"] = [Played(**one) for one in fields["played"]]
+        """Out of its file; what one of an earlier version lacks is what can be known of it."""
+        written_on = datetime.fromtimestamp(path.stat().st_mtime, UTC).date().isoformat()
+        fields: dict[str, Any] = {"seen_on": written_on, **json.loads(path.read_text(encoding="utf-8"))}
+        fields["played"] = [_played(one) for one in fields["played"]]
         fields["flatness"] = {
             name: None if one is None else Flatness(**one) for name, one in fields["flatness"].items()
         }
@@ -114,19 +139,24 @@ class Soaked:
         return cls(**fields)
 
 
+def _played(fields: Mapping[str, Any]) -> Played:
+    fault = FAULTS.get(fields["name"])
+    known = {} if fault is None else {"recovery_seconds_max": fault.recovery_seconds_max}
+    return Played(**{**known, **fields})
+
+
 def _sample(fields: Mapping[str, Any]) -> Sample:
     workers = {role: WorkerSample(**worker) for role, worker in fields["workers"].items()}
     return Sample(**{**fields, "workers": workers})
 
 
-def part(soaked: Soaked, seen_on: str) -> str:
-    """The part of docs/chaos.md, its marks included; `seen_on` is a date."""
-    recovered = [played.recovery_seconds for played in soaked.played if played.recovery_seconds is not None]
+def part(soaked: Soaked) -> str:
+    """The part of docs/chaos.md, its marks included."""
     minutes = soaked.run_seconds / 60
     said = (
-        f"Of {minutes:.0f} minutes ({seen_on}, seed {soaked.seed}): {soaked.events:,} confirmed events,"
-        f" {_listed(soaked.counts)}; {len(soaked.played)} faults, after each of which events flowed again"
-        f" within {max(recovered, default=0):.1f} s."
+        f"Of {minutes:.0f} minutes ({soaked.seen_on}, seed {soaked.seed}): {soaked.events:,} confirmed events,"
+        f" {_listed(soaked.counts)}; {_recovered(soaked.played)}. While nothing was broken the steady worker stored"
+        f" nothing for at most {max((stall.whole_seconds for stall in soaked.stalls), default=0):.0f} s."
     )
     rows = [_row(name, flatness) for name, flatness in soaked.flatness.items()]
     lines = [
@@ -135,6 +165,16 @@ def part(soaked: Soaked, seen_on: str) -> str:
         "Which faults, by their numbers in the picture: " + _numbered(soaked.played) + ".", MARKS.end,
     ]  # fmt: skip
     return "\n".join(lines)
+
+
+def _recovered(played: Sequence[Played]) -> str:
+    """After how many faults events flowed again, and how soon."""
+    seconds = [one.recovery_seconds for one in played if one.recovery_seconds is not None]
+    late = len(played) - len(seconds)
+    if not seconds:
+        return f"{len(played)} faults, after none of which events flowed again in time"
+    which = f"{len(seconds)}, but NOT after {late}, of which" if late else "each of which"
+    return f"{len(played)} faults, after {which} events flowed again within {max(seconds):.1f} s"
 
 
 def _listed(counts: Mapping[str, int]) -> str:

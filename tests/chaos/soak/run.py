@@ -2,10 +2,12 @@
 
 import asyncio
 import random
+import shutil
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from time import monotonic
 
@@ -17,6 +19,7 @@ from chaos.fleet import Fleet
 from chaos.ledger import balance_in_parts
 from chaos.load import Load
 from chaos.registry import Fault, NotHereError
+from chaos.run import FAILED
 from chaos.soak.report import Played, Soaked
 from chaos.soak.samples import EVERY_SECONDS, Sample, Sampler
 from chaos.soak.verdict import judge_all
@@ -83,16 +86,24 @@ async def soak(servers: Servers, faults: Mapping[str, Fault], options: Options) 
     """Run it to its end.
 
     One worker is the steady one: no fault of the kind `workers` knows of it, so that it lives from the begin to the
-    end. The other one is killed, frozen and stopped like any.
+    end. The other one is killed, frozen and stopped like any. Where something is wrong, ledgers and logs are kept.
     """
     with tempfile.TemporaryDirectory(prefix="usage-soak-", dir=options.folder) as folder:
-        async with Stage(servers, Path(folder), seed=options.seed, environment={}) as stage:
-            (Path(folder) / "steady").mkdir()
-            steady = Fleet(stage._worker_environment(), Path(folder) / "steady")
-            try:
-                soaked = await _soak(stage, steady, faults, options)
-            finally:
-                await steady.kill_all()
+        is_right = False
+        try:
+            async with Stage(servers, Path(folder), seed=options.seed, environment={}) as stage:
+                (Path(folder) / "steady").mkdir()
+                steady = Fleet(stage._worker_environment(), Path(folder) / "steady")
+                try:
+                    soaked = await _soak(stage, steady, faults, options)
+                finally:
+                    await steady.kill_all()
+            is_right = not soaked.problems()
+        finally:
+            if not is_right:
+                kept = FAILED / f"soak-{options.seed}"
+                shutil.copytree(folder, kept, dirs_exist_ok=True)
+                sys.stderr.write(f"its ledgers and logs are kept in {kept}\n")
     return soaked
 
 
@@ -166,7 +177,10 @@ async def _play(under_way: _Soak, fault: Fault) -> Played | None:
     except Exception as failure:  # noqa: BLE001 - the same
         error = error or f"{type(failure).__name__}: {failure}"[:ERROR_CHARACTERS_MAX]
         await asyncio.to_thread(under_way.stage._servers.mend)
-    played = Played(fault.name, fault.kind, begin_seconds, mended_seconds, under_way.seconds(), recovery_seconds, error)
+    played = Played(
+        fault.name, fault.kind, begin_seconds, mended_seconds, under_way.seconds(), recovery_seconds, error,
+        fault.recovery_seconds_max,
+    )  # fmt: skip
     sys.stderr.write(f"{played.line()}\n")
     return played
 
@@ -193,6 +207,7 @@ async def _result(under_way: _Soak, steady: Fleet, samples: Sequence[Sample], ru
         played=under_way.played,
         flatness=judge_all(samples, [played.span for played in under_way.played], run_seconds),
         samples=list(samples),
+        seen_on=datetime.now(UTC).date().isoformat(),
     )
 
 

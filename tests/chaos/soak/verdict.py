@@ -1,13 +1,16 @@
-"""Whether what a worker holds stays flat. Pure.
+"""Whether what a worker holds stays flat, and whether it goes on storing. Pure.
 
 Of each series the medians of two quarters of the run are compared, the second and the last: the first is for warming
 up. Only quiet moments count, in which no fault was played or had just been. A leak grows with time or with each fault,
 so it shows; a larger backlog once, whose memory the allocator keeps, is allowed for by a constant.
+
+A worker that stays ready and consumes nothing is seen by its own count of events: it may stand still while something is
+broken, and for as long as that fault's recovery may take.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import groupby, pairwise
 from statistics import linear_regression, median
 from typing import NamedTuple
 
@@ -17,6 +20,7 @@ GROWTH_MAX = 1.1
 POINTS_MIN = 3  # in each of both quarters
 AFTER_FAULT_SECONDS = 5.0
 HOUR_SECONDS = 3600.0
+STALL_SECONDS_MAX = 30.0  # where nothing was broken
 MIB = 2**20
 
 
@@ -66,6 +70,28 @@ class Span(NamedTuple):
     end_seconds: float
 
 
+class Broken(NamedTuple):
+    """From the begin of a fault until it was mended, and within how many seconds a worker then has to store again."""
+
+    begin_seconds: float
+    mended_seconds: float
+    recovery_seconds_max: float
+
+
+class Stall(NamedTuple):
+    """The steady worker's count stood still. `whole_seconds` are those of it in which nothing was broken."""
+
+    begin_seconds: float
+    end_seconds: float
+    whole_seconds: float
+    seconds_max: float
+
+    @property
+    def is_too_long(self) -> bool:
+        """Whether it is more than what the faults before it excuse."""
+        return self.whole_seconds > self.seconds_max
+
+
 def series(samples: Sequence[Sample], name: str) -> list[Point]:
     """What the steady worker held of this, wherever it was answered."""
     found = ((sample.at_seconds, _value(sample, name)) for sample in samples)
@@ -113,6 +139,43 @@ def judge_all(samples: Sequence[Sample], faults: Sequence[Span], run_seconds: fl
     }
 
 
+def stalls(samples: Sequence[Sample], faults: Sequence[Broken], run_seconds: float) -> list[Stall]:
+    """Every stretch of samples, while there was load, in which the steady worker's count of events did not grow.
+
+    A sample that it did not answer is taken for one in which nothing has changed.
+    """
+    counted: list[Point] = []
+    for sample in samples:
+        value = _value(sample, "events")
+        if value is None and counted:
+            value = counted[-1].value
+        if value is not None and sample.at_seconds <= run_seconds:
+            counted.append(Point(sample.at_seconds, value))
+    found = []
+    for _, same in groupby(counted, key=lambda point: point.value):
+        moments = [point.at_seconds for point in same]
+        if len(moments) > 1:
+            found.append(_stall(moments[0], moments[-1], faults))
+    return found
+
+
+def _stall(begin_seconds: float, end_seconds: float, faults: Sequence[Broken]) -> Stall:
+    broken = sum(
+        max(0.0, min(end_seconds, fault.mended_seconds) - max(begin_seconds, fault.begin_seconds)) for fault in faults
+    )
+    excuses = [
+        fault.recovery_seconds_max
+        for fault in faults
+        if fault.begin_seconds <= end_seconds and begin_seconds <= fault.mended_seconds + fault.recovery_seconds_max
+    ]
+    return Stall(
+        begin_seconds,
+        end_seconds,
+        round(end_seconds - begin_seconds - broken, 1),
+        max(excuses, default=STALL_SECONDS_MAX),
+    )
+
+
 def rates(points: Sequence[Point]) -> list[Point]:
     """How fast a count grows, a second; where it falls, its process was another."""
     return [
@@ -130,6 +193,6 @@ def _value(sample: Sample, name: str) -> float | None:
         return None
     if name == "rss_mib":
         return worker.rss_bytes / MIB
-    if name == "tasks":
-        return None if worker.metrics is None else worker.metrics["tasks"]
+    if name in {"tasks", "events"}:
+        return None if worker.metrics is None else worker.metrics[name]
     return float(getattr(worker, name))
