@@ -1,6 +1,6 @@
 """`make chaos`: plays faults, alone and several at once; a line of JSON a run, and the table for docs/chaos.md.
 
-CHAOS_SEED, which each run prints, plays a run again: with `--fault`, or with `--mixes 1` and no fault.
+CHAOS_SEED, which each run prints, plays a run again: with `--fault NAME`, or with `--runs 0 --mixes 1`.
 """
 
 import argparse
@@ -16,8 +16,8 @@ from time import monotonic
 import chaos.faults  # noqa: F401 - fills the registry
 from chaos.arrangement import Arrangement
 from chaos.registry import FAULTS, Fault, NotHereError
-from chaos.report import read, table, write
-from chaos.run import mix, play, seed_of_run
+from chaos.report import how_played, read, table, write
+from chaos.run import Outcome, mix, play, seed_of_run
 from chaos.servers import chaos_servers
 from chaos.stage import Servers
 
@@ -44,7 +44,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def runs(options: argparse.Namespace) -> Iterator[tuple[int, list[Fault]]]:
     """The seeds, and what is played with each."""
-    chosen = options.fault or ([] if options.mixes and options.runs == 0 else list(FAULTS))
+    chosen = options.fault or list(FAULTS)
     for name in chosen:
         for _ in range(options.runs):
             yield seed_of_run(), [FAULTS[name]]
@@ -56,6 +56,9 @@ def runs(options: argparse.Namespace) -> Iterator[tuple[int, list[Fault]]]:
 def play_all(options: argparse.Namespace) -> bool:
     """Play them by the servers that they take, each kind of servers for its share of the time; whether all is right."""
     chosen = list(runs(options))
+    if not chosen:
+        sys.stderr.write("nothing is asked for: --runs and --mixes are 0\n")
+        return False
     if options.minutes:
         random.SystemRandom().shuffle(chosen)
     begun_at, seen, kept = monotonic(), 0, True
@@ -88,10 +91,9 @@ def play_on(servers: Servers, chosen: Sequence[tuple[int, list[Fault]]], results
         except NotHereError as error:
             sys.stderr.write(f"left out, {error}\n")
             continue
-        except Exception:  # noqa: BLE001 - whatever went wrong in one run is told, and the next is played
-            sys.stderr.write(f"FAILED {traceback.format_exc()}\n")
-            kept = False
-            continue
+        except Exception as error:  # noqa: BLE001 - whatever went wrong in one run is told, and the next is played
+            traceback.print_exc()
+            outcome = Outcome.failed(faults, seed, f"{type(error).__name__}: {error}")
         with results.open("a", encoding="utf-8") as file:
             file.write(f"{outcome.line()}\n")
         sys.stderr.write(f"{'right' if outcome.is_right else f'WRONG {outcome.line()}'}\n")
@@ -108,7 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.json.parent.mkdir(parents=True, exist_ok=True)
     kept = play_all(options)
     outcomes = read(options.json) if options.json.exists() else []
-    sys.stdout.write(table(outcomes, FAULTS))
+    sys.stdout.write(f"{table(outcomes, FAULTS)}\n{how_played(outcomes, FAULTS)}\n")
     if options.write:
         write(outcomes, FAULTS)
     return 0 if kept else 1

@@ -6,9 +6,8 @@ from contextlib import suppress
 from typing import Any
 from uuid import uuid4
 
-from chaos.patching import put
+from chaos.patching import put, run_worker
 from worker import app
-from worker.__main__ import main
 from worker.batch import Batch
 from worker.decode import Decoded
 from worker.held import Held
@@ -72,4 +71,4 @@ MISTAKES: dict[str, Callable[[], None]] = {
 
 if __name__ == "__main__":
     MISTAKES[os.environ["CHAOS_BROKEN"]]()
-    main()
+    run_worker()

@@ -9,9 +9,8 @@ import signal
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from chaos.patching import put
+from chaos.patching import put, run_worker
 from worker import app
-from worker.__main__ import main
 from worker.held import Held
 from worker.pipeline import Pipeline
 from worker.postgres import store as store_module
@@ -134,4 +133,4 @@ POINTS: dict[str, Callable[[Point], None]] = {
 
 if __name__ == "__main__":
     POINTS[os.environ["CHAOS_POINT"]](Point(int(os.environ.get("CHAOS_PASSES", str(PASSES_MAX)))))
-    main()
+    run_worker()

@@ -1,6 +1,7 @@
 """Faults: what breaks something around the workers and mends it again, known by name."""
 
 import random
+import signal
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -32,6 +33,8 @@ class Fault:
     load: Load = field(default_factory=Load)
     environment: Mapping[str, str] = field(default_factory=dict)
     may_end_workers: bool = False  # with an error of their own: they are started again
+    exits: frozenset[int] = frozenset({0, -signal.SIGKILL})  # no worker may end with another status
+    may_come_back: bool = False  # a message of which all was stored, so that workers are stopped twice
     mixes: bool = True  # with others at once, of the single servers
     soaks: bool = True  # on a table that has grown for an hour, too
     arrangement: Arrangement = Arrangement.SINGLE

@@ -17,8 +17,9 @@ README = ROOT / "README.md"
 MARKS = Marks("<!-- chaos: written by `make chaos-full` -->", "<!-- chaos: end -->", "docs/chaos.md")
 README_MARKS = Marks("<!-- faults: written by `make chaos-full` -->", "<!-- faults: end -->", "README.md")
 SEVERAL = "several at once"
-FIGURES = "runs | events | lost | doubled | wrongly dead-lettered | seconds to recover |"
-UNDER_FIGURES = "---: | ---: | ---: | ---: | ---: | ---: |"
+FIGURES = "runs | events | lost | doubled | wrongly dead-lettered | otherwise wrong | seconds to recover |"
+UNDER_FIGURES = "---: | ---: | ---: | ---: | ---: | ---: | ---: |"
+IN_COLUMNS = ("lost", "doubled", "wrongly_dead")
 HEAD = (f"| fault | what happens | {FIGURES}", f"| --- | --- | {UNDER_FIGURES}")
 SUMMARY_HEAD = (f"| what breaks | how | {FIGURES}", f"| --- | --- | {UNDER_FIGURES}")
 # What is broken and how, and the modules that hold these faults.
@@ -63,22 +64,30 @@ def summary(outcomes: Iterable[Outcome], faults: Mapping[str, Fault]) -> str:
     return _with_sums(SUMMARY_HEAD, rows, by_group)
 
 
-def how_played(outcomes: Iterable[Outcome]) -> str:
-    """A sentence: how many of the runs had which delivery path, event loop and broker."""
-    played = list(outcomes)
+def how_played(outcomes: Iterable[Outcome], faults: Mapping[str, Fault]) -> str:
+    """How many of the runs had which delivery path, event loop and broker; what went wrong; what was not played."""
+    every = list(outcomes)
+    played = [outcome for outcome in every if outcome.rabbitmq]
 
     def shares(of: Callable[[Outcome], str]) -> str:
         return ", ".join(f"{runs:,} {name}" for name, runs in Counter(map(of, played)).most_common())
 
-    return (
-        f"Of these {len(played):,} runs: {shares(lambda run: f'by the {run.delivery_path} delivery path')}; "
-        f"{shares(lambda run: f'on {run.event_loop}')}; {shares(lambda run: f'with RabbitMQ {run.rabbitmq}')}."
-    )
+    ways = (lambda run: f"by the {run.delivery_path} delivery path", lambda run: f"on {run.event_loop}")
+    shown = [shares(way) for way in (*ways, lambda run: f"with RabbitMQ {run.rabbitmq}")]
+    said = [f"Of these {len(played):,} runs: {'; '.join(shown)}."]
+    unfelt = sum(bool(outcome.unfelt) for outcome in every)
+    if unfelt:
+        said.append(f"In {unfelt} of those with several at once another fault was in the way of one of them.")
+    said += [f"Not as promised: {', '.join(run.faults)} (seed {run.seed})." for run in every if not run.is_right]
+    missing = faults.keys() - {name for outcome in every for name in outcome.faults if len(outcome.faults) == 1}
+    if missing and len(missing) < len(faults) / 2:
+        said.append(f"Not played: {', '.join(sorted(missing))}.")
+    return "\n".join(said)
 
 
 def write(outcomes: Sequence[Outcome], faults: Mapping[str, Fault]) -> None:
     """Put the tables into the pages."""
-    whole = f"{table(outcomes, faults)}\n{how_played(outcomes)}\n"
+    whole = f"{table(outcomes, faults)}\n{how_played(outcomes, faults)}\n"
     for page, marks, part in ((PAGE, MARKS, whole), (README, README_MARKS, summary(outcomes, faults))):
         text = marks.put(page.read_text(encoding="utf-8"), f"{marks.begin}\n{part}{marks.end}")
         page.write_text(text, encoding="utf-8")
@@ -99,18 +108,23 @@ def _with_sums(head: Sequence[str], rows: list[str], groups: Mapping[str, list[O
 
 
 def _row(name: str, what: str, outcomes: list[Outcome]) -> str:
-    wrong = [sum(outcome.counts[kind] for outcome in outcomes) for kind in ("lost", "doubled", "wrongly_dead")]
     seconds = [outcome.recovery_seconds for outcome in outcomes if outcome.recovery_seconds is not None]
     late = len(outcomes) - len(seconds)
-    shown = f"{median(seconds):.1f}" if seconds else ""
-    if len(seconds) > 1:
-        shown += f", at most {max(seconds):.1f}"
+    shown = [f"{median(seconds):.1f}"] if seconds else []
+    shown += [f"at most {max(seconds):.1f}"] if len(seconds) > 1 else []
+    shown += [f"{late} too late"] if late else []
     cells = [
         name,
         what.rstrip("."),
         f"{len(outcomes):,}",
         f"{sum(outcome.events for outcome in outcomes):,}",
-        *(f"{count:,}" for count in wrong),
-        shown + (f"; {late} too late" if late else ""),
+        *(f"{sum(outcome.counts.get(kind, 0) for outcome in outcomes):,}" for kind in IN_COLUMNS),
+        f"{sum(map(_is_otherwise_wrong, outcomes)):,}",
+        ", ".join(shown),
     ]
     return f"| {' | '.join(cells)} |"
+
+
+def _is_otherwise_wrong(outcome: Outcome) -> bool:
+    """Whether the run has shown something wrong that has no column of its own."""
+    return not outcome.is_right and not any(outcome.counts.get(kind) for kind in IN_COLUMNS)

@@ -26,10 +26,11 @@ from usage_events.contract import MAX_AHEAD_SECONDS
 
 from chaos.fleet import Fleet, NotFeltError
 from chaos.home import TESTS
-from chaos.ledger import Books, Ledger, LedgerFile, balance
+from chaos.ledger import Books, Ledger, balance, balance_in_parts
 from chaos.load import Load
-from chaos.producer import Options, single
+from chaos.producer import Message, Options, single
 from chaos.proxy import LOOPBACK, Proxy
+from chaos.recovery import rows_per_second, seconds_until_flowing
 from chaos.several import mend, ports
 from chaos.streams import Protocol
 from worker.demo.postgres_server import PostgresServer
@@ -45,7 +46,9 @@ PASSWORD = "chaos"
 WORKERS, PRODUCERS = "chaos-worker", "chaos-producer"  # users of the broker
 CALL_SECONDS_MAX = 10.0
 SETTLE_SECONDS_MAX = 180.0
-SETTLE_TRIES_MAX = 3
+WHOLE_SECONDS_MAX = 60.0
+STOPS_MAX = 3
+LEDGERS_BYTES_MAX = 2**26  # are held against the tables at once
 WORKER_SETTINGS = {"USAGE_BATCH_MAX_EVENTS": "200", "USAGE_BATCH_MAX_AGE": "0.1"}
 _AWAY = (OSError, TimeoutError, RuntimeError, asyncpg.PostgresError, asyncpg.InterfaceError)
 _BROKER_AWAY = (aiormq.exceptions.AMQPError, aio_pika.exceptions.AMQPError, OSError, RuntimeError, TimeoutError)
@@ -91,7 +94,7 @@ class Stage:
         environment: Mapping[str, str],
         module: str | None = None,
     ) -> None:
-        self._servers = servers
+        self.servers = servers
         self.postgres = servers.postgres
         self.rabbitmq = servers.rabbitmq
         self.folder = folder
@@ -105,12 +108,14 @@ class Stage:
         self.workers_to_nodes: list[Proxy] = []  # of Postgres, in the order in which workers try them; mostly one
         self.producers_to_rabbitmq: Proxy
         self.producers: list[asyncio.subprocess.Process] = []
+        self.ledgers: list[Path] = []
+        self.usual_rows_per_second = 0.0  # where it was measured
+        self.recoveries: list[float] = []  # seconds until events flowed again, each time that something was mended
         self._database_name = f"chaos_{name}"
         self._environment = environment
         self._module = module
         self._database: asyncpg.Connection | None = None
         self._database_dsn = ""
-        self._ledgers: list[Path] = []
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -129,8 +134,8 @@ class Stage:
                 proxy = await Proxy.start(port, Protocol.POSTGRES, seed=self.seed)
                 stack.push_async_callback(proxy.close)
                 self.workers_to_nodes.append(proxy)
-            self.fleet = Fleet(self._worker_environment(), self.folder, self._module)
-            stack.push_async_callback(asyncio.to_thread, self._servers.mend)
+            self.fleet = Fleet(self.worker_environment(), self.folder, self._module)
+            stack.push_async_callback(asyncio.to_thread, self.servers.mend)
             stack.push_async_callback(self._end)
             self._stack = stack.pop_all()
         return self
@@ -163,7 +168,7 @@ class Stage:
         """Begin to publish; each producer has a ledger of its own."""
         now = datetime.now(UTC)
         for number in range(load.producers):
-            ledger = self._new_ledger(f"producer-{number}")
+            ledger = self.new_ledger(f"producer-{number}")
             ahead_seconds = load.ahead_seconds[number % len(load.ahead_seconds)]
             options = Options(
                 amqp_url=_through(self.rabbitmq.amqp_url, self.producers_to_rabbitmq, user=PRODUCERS) + "?heartbeat=5",
@@ -252,50 +257,60 @@ class Stage:
             answer = await channel.declare_queue(queue or self.settings.queue, passive=True)
             return answer.declaration_result.message_count or 0
 
-    async def seconds_until_flowing(self, seconds_max: float) -> float:
-        """Publish an event of the observer's own, behind all the others; the seconds until it is stored.
+    async def measure_rate(self) -> None:
+        """How many rows come as long as nothing is broken."""
+        self.usual_rows_per_second = await rows_per_second(self)
+        assert self.usual_rows_per_second, "nothing is stored"
+
+    async def until_flowing(self, seconds_max: float) -> float:
+        """Right after something was mended: the seconds until events flow again, which are noted.
 
         Raises:
-            TimeoutError: it is not.
+            TimeoutError: they do not; says what is missing.
         """
-        begun_at = monotonic()
-        message = single(str(USER), str(ORGANIZATION))
-        with LedgerFile(self._new_ledger(f"observer-{len(self._ledgers)}")) as ledger:
-            ledger.sent(message.lines)
-            await self._publish(message.body, seconds_max)
-            ledger.confirmed(message.lines)
-        (line,) = message.lines
+        self.recoveries.append(await seconds_until_flowing(self, seconds_max))
+        return self.recoveries[-1]
 
-        async def is_stored() -> bool:
-            return bool(await self.value("SELECT EXISTS (SELECT FROM ai_usage_logs WHERE id = $1)", line.key))
+    async def settle(self, whole_seconds_max: float = WHOLE_SECONDS_MAX) -> int:
+        """Stop the producers, wait until the queues are empty and the books are right, and stop the workers.
 
-        await until(is_stored, "events flow again", seconds_max=seconds_max, details=self.details)
-        return monotonic() - begun_at
-
-    async def settle(self) -> None:
-        """Stop the producers, wait until the queues are empty, stop the workers; again where something came back.
+        Books that are not right in time stay what they are. Where messages have come back to the queue, though nothing
+        was missing, workers are started again. Returns how often they were stopped.
 
         Raises:
             TimeoutError: the queues do not become empty.
             AssertionError: something comes back each time.
         """
         await self.stop_producers()
-        for _ in range(SETTLE_TRIES_MAX):
-            await until(self._is_drained, "the queues are empty", seconds_max=SETTLE_SECONDS_MAX, details=self.details)
+        for stops in range(1, STOPS_MAX + 1):
+            await until(self.is_drained, "the queues are empty", seconds_max=SETTLE_SECONDS_MAX, details=self.details)
+            with suppress(TimeoutError):  # the outcome says what is missing
+                await until(self._is_whole, "everything is stored", seconds_max=whole_seconds_max)
+            await self.fleet.until_up()
             await self.fleet.scale(0)
-            if await self._is_drained():
-                return
+            if await self.is_drained():
+                return stops
             await self.fleet.scale(2)
         raise AssertionError("messages come back to the queue each time that the workers are stopped")
 
+    async def _is_whole(self) -> bool:
+        """Whether nothing is missing while the workers still run: what they hold would come back at their stop."""
+        return not (await self.books()).lost
+
     async def books(self) -> Books:
         """The ledgers against the tables."""
-        self._forget_database()
         database = await asyncpg.connect(self.dsn)
         try:
-            return await balance(database, Ledger.read(self._ledgers))
+            if sum(path.stat().st_size for path in self.ledgers) > LEDGERS_BYTES_MAX:
+                return await balance_in_parts(database, self.ledgers)
+            return await balance(database, Ledger.read(self.ledgers))
         finally:
             await database.close()
+
+    @property
+    def producers_ledgers(self) -> list[Path]:
+        """Of those that publish all the time."""
+        return [path for path in self.ledgers if path.stem.startswith("producer")]
 
     def details(self) -> str:
         """The end of each running worker's log."""
@@ -316,7 +331,8 @@ class Stage:
         await connection.execute("INSERT INTO organizations VALUES ($1)", ORGANIZATION)
         await connection.close()
 
-    def _worker_environment(self) -> dict[str, str]:
+    def worker_environment(self) -> dict[str, str]:
+        """What each worker is told."""
         return {
             "USAGE_POSTGRES_DSN": self.dsn_of_workers(),
             "USAGE_AMQP_URL": _through(self.rabbitmq.amqp_url, self.workers_to_rabbitmq, user=WORKERS),
@@ -326,10 +342,11 @@ class Stage:
             **self._environment,
         }
 
-    def _new_ledger(self, name: str) -> Path:
+    def new_ledger(self, name: str) -> Path:
+        """An empty ledger of this name, which counts."""
         path = self.folder / f"{name}.ledger"
         path.touch()
-        self._ledgers.append(path)
+        self.ledgers.append(path)
         return path
 
     def _forget_database(self) -> None:
@@ -337,11 +354,17 @@ class Stage:
         if database is not None:
             database.terminate()
 
-    async def _publish(self, body: bytes, seconds_max: float) -> None:
+    def new_message(self) -> Message:
+        """A good event alone, like no other."""
+        return single(str(USER), str(ORGANIZATION))
+
+    async def publish(self, body: bytes, seconds_max: float) -> None:
+        """Publish a body as a producer does, until it is confirmed."""
+        url = _through(self.rabbitmq.amqp_url, self.producers_to_rabbitmq, user=PRODUCERS)
         give_up_at = monotonic() + seconds_max
         while True:
             try:
-                connection = await aio_pika.connect(self.rabbitmq.amqp_url, timeout=CALL_SECONDS_MAX)
+                connection = await aio_pika.connect(url, timeout=CALL_SECONDS_MAX)
                 async with connection, connection.channel(on_return_raises=True) as channel:
                     exchange = await channel.get_exchange(self.settings.exchange, ensure=False)
                     await exchange.publish(
@@ -357,7 +380,8 @@ class Stage:
             else:
                 return
 
-    async def _is_drained(self) -> bool:
+    async def is_drained(self) -> bool:
+        """Whether the queues are empty; not where the broker does not say."""
         try:
             return not (await self.ready() or await self.ready(self.settings.dead_queue))
         except _BROKER_AWAY:

@@ -25,6 +25,7 @@ _OTHERS = """
 INSERT INTO users VALUES ('00000000-0000-4000-8000-000000000001') ON CONFLICT DO NOTHING;
 INSERT INTO organizations VALUES ('00000000-0000-4000-8000-000000000001') ON CONFLICT DO NOTHING
 """
+WHOLE_SECONDS_MAX = 10.0  # what is missing does not come
 _LOCK = f"SELECT FROM users WHERE id = '{USER}' FOR UPDATE"
 
 
@@ -71,7 +72,14 @@ async def wait_for_more(stage: Stage, _: random.Random) -> None:
 async def play_broken(servers: Servers, fault: Fault, mistake: str) -> Outcome:
     """A run whose workers have this mistake."""
     assert mistake in MISTAKES
-    return await play(servers, [fault], 1, module="chaos.broken_worker", environment={"CHAOS_BROKEN": mistake})
+    return await play(
+        servers,
+        [fault],
+        1,
+        module="chaos.broken_worker",
+        environment={"CHAOS_BROKEN": mistake},
+        whole_seconds_max=WHOLE_SECONDS_MAX,
+    )
 
 
 def fault_of(act: Callable[[Stage, random.Random], Awaitable[None]]) -> Fault:

@@ -2,10 +2,10 @@
 
 import os
 
-from worker.__main__ import main
+from chaos.patching import run_worker
 from worker.postgres.session import PINS
 
 if __name__ == "__main__":
     assert "default_transaction_isolation" in PINS
     PINS["default_transaction_isolation"] = os.environ["CHAOS_ISOLATION"]
-    main()
+    run_worker()

@@ -14,6 +14,8 @@ KILLS = 15
 PAUSE_SECONDS_MAX = 0.6
 POINT_SECONDS = 6.0
 STOPS_MAX, DEATHS = 12, 3
+# 1: what was held at its deadline went back; -SIGTERM: it had not begun, or had ended with another SIGTERM on its way.
+STOPPED = frozenset({0, 1, -signal.SIGKILL, -signal.SIGTERM})
 
 
 @fault("worker killed at random")
@@ -24,7 +26,7 @@ async def kill_at_random(stage: Stage, chance: random.Random) -> None:
         await (await stage.fleet.pick(chance)).kill()
 
 
-@fault("worker stopped under load")
+@fault("worker stopped under load", exits=STOPPED)
 async def stop_under_load(stage: Stage, chance: random.Random) -> None:
     """SIGTERM to workers at random instants while messages come; others are started in their place."""
     for _ in range(5):
@@ -33,7 +35,7 @@ async def stop_under_load(stage: Stage, chance: random.Random) -> None:
         assert await worker.stop() in (0, 1, -signal.SIGTERM)  # by the signal where it had not begun
 
 
-@fault("worker told to stop twice")
+@fault("worker told to stop twice", exits=STOPPED)
 async def stop_twice(stage: Stage, chance: random.Random) -> None:
     """A second SIGTERM at a random instant after the first: what is held goes back at once."""
     for _ in range(5):

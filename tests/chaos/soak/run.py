@@ -93,7 +93,7 @@ async def soak(servers: Servers, faults: Mapping[str, Fault], options: Options) 
         try:
             async with Stage(servers, Path(folder), seed=options.seed, environment={}) as stage:
                 (Path(folder) / "steady").mkdir()
-                steady = Fleet(stage._worker_environment(), Path(folder) / "steady")
+                steady = Fleet(stage.worker_environment(), Path(folder) / "steady")
                 try:
                     soaked = await _soak(stage, steady, faults, options)
                 finally:
@@ -139,7 +139,7 @@ async def _wind_up(stage: Stage) -> list[str]:
     errors = []
     try:
         await stage.stop_producers()
-        await until(stage._is_drained, "the queues are empty", seconds_max=SETTLE_SECONDS_MAX, details=stage.details)
+        await until(stage.is_drained, "the queues are empty", seconds_max=SETTLE_SECONDS_MAX, details=stage.details)
     except _NOT_SETTLED as failure:
         errors.append(f"the load does not end: {failure}"[:ERROR_CHARACTERS_MAX])
     await asyncio.sleep(END_SAMPLES * EVERY_SECONDS)
@@ -170,13 +170,13 @@ async def _play(under_way: _Soak, fault: Fault) -> Played | None:
         return None
     except Exception as failure:  # noqa: BLE001 - it is told at the end: an hour's other results are worth something
         error = f"{type(failure).__name__}: {failure}"[:ERROR_CHARACTERS_MAX]
-        await asyncio.to_thread(under_way.stage._servers.mend)
+        await asyncio.to_thread(under_way.stage.servers.mend)
     mended_seconds = under_way.seconds()
     try:
-        recovery_seconds = round(await under_way.stage.seconds_until_flowing(fault.recovery_seconds_max), 1)
+        recovery_seconds = round(await under_way.stage.until_flowing(fault.recovery_seconds_max), 1)
     except Exception as failure:  # noqa: BLE001 - the same
         error = error or f"{type(failure).__name__}: {failure}"[:ERROR_CHARACTERS_MAX]
-        await asyncio.to_thread(under_way.stage._servers.mend)
+        await asyncio.to_thread(under_way.stage.servers.mend)
     played = Played(
         fault.name, fault.kind, begin_seconds, mended_seconds, under_way.seconds(), recovery_seconds, error,
         fault.recovery_seconds_max,
@@ -189,7 +189,7 @@ async def _result(under_way: _Soak, steady: Fleet, samples: Sequence[Sample], ru
     stage = under_way.stage
     database = await asyncpg.connect(stage.dsn)
     try:
-        books = await balance_in_parts(database, stage._ledgers)
+        books = await balance_in_parts(database, stage.ledgers)
     finally:
         await database.close()
     return Soaked(
