@@ -80,7 +80,7 @@ def how_played(outcomes: Iterable[Outcome], faults: Mapping[str, Fault]) -> str:
         said.append(f"In {unfelt} of those with several at once another fault was in the way of one of them.")
     said += [f"Not as promised: {', '.join(run.faults)} (seed {run.seed})." for run in every if not run.is_right]
     missing = faults.keys() - {name for outcome in every for name in outcome.faults if len(outcome.faults) == 1}
-    if missing and len(missing) < len(faults) / 2:
+    if missing and len(missing) <= len(faults) / 2:  # of a run of everything
         said.append(f"Not played: {', '.join(sorted(missing))}.")
     return "\n".join(said)
 
