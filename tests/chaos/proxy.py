@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from chaos.home import TESTS
-from chaos.streams import WRONG_TYPE, Framing, Protocol
+from chaos.streams import Framing, Protocol, corrupted
 
 LOOPBACK = "127.0.0.1"
 READ_BYTES_MAX = 65_536
@@ -29,10 +29,11 @@ PIECES_BYTES = (1, 1, 1, 1, 2, 3, 7, 100, 1000)
 class Behaviour:
     """How bytes are carried, until told otherwise.
 
-    `refuses` new connections; `frozen` holds everything back; `loses` everything, and goes on to do so on the
-    connections that it has met, as where a router has forgotten them; `delay_ms` and as much as `jitter_ms` more for
-    each piece; `chopped` into pieces of one byte and more; `corrupts` the next message of each connection, from the
-    `client` or from the `server`. Of several servers the one on the port that it `prefers` is tried first.
+    `refuses` new connections; `frozen` holds everything back, also ends and new connections; `loses` everything, and
+    goes on to do so on the connections that it has met, as where a router has forgotten them; `delay_ms` and as much as
+    `jitter_ms` more for each piece; `chopped` into pieces of one byte and more; `corrupts` a byte of the framing of the
+    next message of each connection, from the `client` or from the `server`. Of several servers the one on the port that
+    it `prefers` is tried first.
     """
 
     refuses: bool = False
@@ -69,17 +70,18 @@ class Link:
                 carrier.touched += behaviour.frozen or behaviour.loses or behaviour.chopped
                 await carrier.moving.wait()
                 self.is_lost = self.is_lost or behaviour.loses
-                starts = framing.starts(data)
+                places = framing.places(data)
                 if self.is_lost:
                     continue
                 if behaviour.delay_ms or behaviour.jitter_ms:
                     carrier.touched += 1
                     await asyncio.sleep((behaviour.delay_ms + carrier.chance.uniform(0, behaviour.jitter_ms)) / 1000)
-                if behaviour.corrupts == side and starts and not self.is_corrupted:
+                if behaviour.corrupts == side and places and not self.is_corrupted:
                     self.is_corrupted = True
                     carrier.touched += 1
-                    data = data[: starts[0]] + bytes([WRONG_TYPE]) + data[starts[0] + 1 :]
+                    data = corrupted(data, places, carrier.chance)
                 await self._write(writer, data)
+        await carrier.moving.wait()  # an end is held back as well
         if self.is_lost:
             await asyncio.Event().wait()  # the other side never learns that this one has gone
         writer.close()
@@ -113,6 +115,8 @@ class Carrier:
             self.touched += 1
             writer.transport.abort()
             return
+        self.touched += self.behaviour.frozen
+        await self.moving.wait()
         server = await self._connect_to_a_server()
         if server is None:
             writer.transport.abort()
@@ -125,8 +129,8 @@ class Carrier:
                 link.carry("client", reader, server_writer), link.carry("server", server_reader, writer)
             )
         finally:
-            self._links.discard(link)
             link.abort()
+            self._links.discard(link)
 
     def obey(self, order: dict[str, Any]) -> dict[str, Any]:
         """Do as told; what there is to say about it."""

@@ -22,7 +22,7 @@ from chaos.proxy import LOOPBACK, Carrier
 from chaos.registry import FAULTS
 from chaos.report import GROUPS, MARKS, PAGE, README, README_MARKS, how_played, summary, table
 from chaos.run import Outcome, mix
-from chaos.streams import WRONG_TYPE, Framing, Protocol
+from chaos.streams import WRONG_CHANNEL_MIN, WRONG_TYPE, Field, Framing, Place, Protocol, corrupted
 from harness import until
 from makers import ORGANIZATION, USER
 
@@ -66,13 +66,13 @@ STREAMS = {
 
 @pytest.mark.parametrize("stream", STREAMS)
 @pytest.mark.parametrize("seed", range(20))
-def test_messages_begin_where_they_do_however_the_stream_is_cut(stream: str, seed: int) -> None:
-    """Whatever pieces a stream comes in, the types of its messages are found, and nothing else."""
+def test_framing_is_found_however_the_stream_is_cut(stream: str, seed: int) -> None:
+    """Whatever pieces a stream comes in, the framing of its messages is found, and nothing else."""
     protocol, from_client, parts, untyped_parts = STREAMS[stream]
     expected, place = set(), 0
     for number, part in enumerate(parts):
         if number >= untyped_parts:
-            expected.add(place)
+            expected |= framing_of(protocol, place, len(part))
         place += len(part)
     data = b"".join(parts)
     chance = random.Random(seed)
@@ -80,9 +80,37 @@ def test_messages_begin_where_they_do_however_the_stream_is_cut(stream: str, see
     found, place = set(), 0
     while place < len(data):
         piece = data[place : place + (1 if seed == 0 else chance.randint(1, 40))]
-        found |= {place + start for start in framing.starts(piece)}
+        found |= {(place + at, field) for at, field in framing.places(piece)}
         place += len(piece)
     assert found == expected
+
+
+def framing_of(protocol: Protocol, start: int, length: int) -> set[tuple[int, Field]]:
+    """Of a message that stands there."""
+    if protocol is Protocol.POSTGRES:
+        return {(start, Field.TYPE), *((start + at, Field.LENGTH) for at in range(1, 5))}
+    lengths = ((start + at, Field.LENGTH) for at in range(3, 7))
+    return {(start, Field.TYPE), (start + 1, Field.CHANNEL), *lengths, (start + length - 1, Field.END)}
+
+
+def test_corruption_overwrites_any_field_and_makes_nothing_that_is_valid() -> None:
+    """One byte of the first frame, of any field; a type and a channel that nobody has, and an end that is none."""
+    sent = frame(b"payload") + frame(b"next")
+    places = Framing(Protocol.AMQP, from_client=False).places(sent)
+    changed: dict[Field, set[int]] = {field: set() for field in Field}
+    fields = dict(places)
+    for seed in range(200):
+        damaged = corrupted(sent, places, random.Random(seed))
+        (at,) = (at for at in range(len(sent)) if damaged[at] != sent[at])
+        changed[fields[at]].add(at)
+        assert fields[at] is not Field.TYPE or damaged[at] == WRONG_TYPE
+        assert fields[at] is not Field.CHANNEL or damaged[at] >= WRONG_CHANNEL_MIN
+    assert changed == {Field.TYPE: {0}, Field.CHANNEL: {1}, Field.LENGTH: {3, 4, 5, 6}, Field.END: {14}}
+
+
+def test_corruption_takes_what_there_is() -> None:
+    """The last byte of a frame comes alone: it is its end."""
+    assert corrupted(b"\xce", [Place(0, Field.END)], random.Random(1))[0] != 0xCE
 
 
 class Wire:
@@ -169,13 +197,52 @@ async def test_a_cut_ends_both_sides() -> None:
         assert await through.client_reader.read() == b""
 
 
-async def test_corruption_is_of_one_messages_type() -> None:
-    """The next message of each connection has a type that nobody knows; its body and the messages behind are whole."""
+async def test_a_frozen_proxy_holds_back_an_end_with_nothing_before_it() -> None:
+    """The other side learns of it when all moves again."""
+    async with wire() as through:
+        through.carrier.obey({"frozen": True})
+        through.client_writer.close()
+        ending = asyncio.ensure_future(through.server_reader.read(1))
+        await asyncio.wait({ending}, timeout=0.2)
+        assert not ending.done()
+        through.carrier.obey({"frozen": False})
+        assert await ending == b""
+
+
+async def test_a_frozen_proxy_opens_no_connection_to_its_server() -> None:
+    """Who connects meanwhile is let through afterwards, with what was sent until then."""
+    (port,) = free_ports(1)
+    carrier = Carrier(port, Protocol.AMQP, seed=1)
+    accepted: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+    def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        accepted.set_result((reader, writer))
+
+    carrier.obey({"frozen": True})
+    server = await asyncio.start_server(accept, LOOPBACK, port)
+    proxy = await asyncio.start_server(carrier.connect, LOOPBACK, 0)
+    async with asyncio.timeout(SECONDS_MAX), server, proxy:
+        _, writer = await asyncio.open_connection(LOOPBACK, proxy.sockets[0].getsockname()[1])
+        writer.write(GREETING)
+        await asyncio.wait({accepted}, timeout=0.2)
+        assert not accepted.done()
+        assert carrier.obey({"frozen": False})["touched"] == 1
+        server_reader, server_writer = await accepted
+        assert await server_reader.readexactly(len(GREETING)) == GREETING
+        await until(lambda: carrier.obey({})["links"] == 1, "the proxy knows the connection")
+        writer.close()
+        server_writer.close()
+        await until(lambda: carrier.obey({"cut": True})["links"] == 0, "the proxy has let go")
+
+
+async def test_corruption_is_of_one_byte() -> None:
+    """Of the next message of each connection; its body and the messages behind are whole."""
     async with wire() as through:
         assert await through.pass_on(GREETING) == GREETING
         through.carrier.obey({"corrupts": "client"})
         sent = frame(b"payload") + frame(b"next")
-        assert await through.pass_on(sent) == bytes([WRONG_TYPE]) + sent[1:]
+        received = await through.pass_on(sent)
+        assert [at for at in range(len(sent)) if received[at] != sent[at]] in ([0], [1], [3], [4], [5], [6], [14])
         assert through.carrier.obey({})["touched"] == 1
 
 

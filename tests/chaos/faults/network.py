@@ -59,7 +59,7 @@ async def chop(proxy: Proxy, chance: random.Random) -> None:
 
 def _corrupt(side: str) -> Any:
     async def act(proxy: Proxy, chance: random.Random) -> None:
-        """A message's type is overwritten on each connection, five times."""
+        """A byte of framing (type, channel, length, end) is overwritten on each connection, five times."""
         for _ in range(CORRUPTIONS):
             await proxy.tell(corrupts=side)
             await asyncio.sleep(chance.uniform(0.5, 1.5))
@@ -75,8 +75,9 @@ WAYS: dict[str, tuple[Any, dict[str, Any]]] = {
     "half-open": (lose, {"recovery_seconds_max": VANISHED_SECONDS_MAX}),
     "delayed with jitter": (delay, {}),
     "in pieces of one byte": (chop, {}),
-    "corrupted by the client": (_corrupt("client"), {}),
-    "corrupted by the server": (_corrupt("server"), {}),
+    # Who reads a length that is too large waits for the rest.
+    "corrupted by the client": (_corrupt("client"), {"recovery_seconds_max": VANISHED_SECONDS_MAX}),
+    "corrupted by the server": (_corrupt("server"), {"recovery_seconds_max": VANISHED_SECONDS_MAX}),
 }
 
 
