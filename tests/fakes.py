@@ -233,6 +233,7 @@ class MemoryDatabase:
     failures: int = 0  # calls that failed since it is down
     gates: deque[asyncio.Event] = field(default_factory=deque)  # the next writes wait for one each
     waiting: int = 0  # at a gate
+    answers_to_lose: int = 0  # the next writes commit, and their callers do not learn of it
     seen: list[Batch] = field(default_factory=list)  # every batch that a store was given
     clock: Callable[[], float] = time
 
@@ -322,6 +323,9 @@ class MemoryStore:
         database.require_up()
         written = database.commit(batch)
         await asyncio.sleep(0)  # committed, but the answer is still on its way
+        if database.answers_to_lose:
+            database.answers_to_lose -= 1
+            raise SystemUnavailableError("the answer of the database in memory was lost")
         return written
 
     async def close(self) -> None:

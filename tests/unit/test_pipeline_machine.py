@@ -8,7 +8,9 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Coroutine, Iterator, Sequence
-from typing import Any
+from enum import StrEnum
+from typing import Any, NamedTuple
+from uuid import UUID
 
 import pytest
 import stamina
@@ -25,10 +27,12 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from makers import body_of
+from makers import array_of, body_of
 from rig import Rig
+from usage_events.ids import uuid7
 
-from worker.batch import Batch
+from worker.batch import Batch, Batcher, Entry
+from worker.decode import Decoded
 from worker.delivery import Delivery
 from worker.errors import SystemUnavailableError
 from worker.held import Held
@@ -50,6 +54,27 @@ def _no_backoff() -> Iterator[None]:
     with stamina.set_testing(True, attempts=10**9):
         yield
     structlog.reset_defaults()
+
+
+class Kind(StrEnum):
+    """An event of a message."""
+
+    NEW = "new"
+    REPEAT = "repeat"  # of one that was published before
+    CONFLICT = "conflict"  # the id of one, with other content
+    BAD = "bad"
+
+
+class Sent(NamedTuple):
+    """An event that was published: its text, and what it says. Only what is bad has no tokens."""
+
+    text: bytes
+    id: UUID
+    tokens: int | None
+
+
+# An event, and which of those before it is repeated. There are more of them than the largest batch takes.
+EVENTS = st.lists(st.tuples(st.sampled_from(Kind), st.integers(0, 100)), min_size=1, max_size=9)
 
 
 class TimelessLoop(asyncio.SelectorEventLoop):
@@ -125,6 +150,8 @@ class PipelineMachine(RuleBasedStateMachine):
         self.patch.setattr("worker.consumption.SHORT_LIFE_PAUSE_SECONDS_MAX", 0.0)
         self.gates: list[asyncio.Event] = []
         self.is_stopped = False
+        self.published: dict[bytes, list[Sent]] = {}  # by message
+        self.good: list[Sent] = []
 
     @initialize(
         writers=st.integers(1, 3), events_max=st.integers(1, 4), held_bytes_max=st.sampled_from([800, 2000, 10**6])
@@ -151,7 +178,30 @@ class PipelineMachine(RuleBasedStateMachine):
     @rule(count=st.integers(1, 12))
     def publish(self, count: int) -> None:
         """Messages arrive in the queue."""
-        self.run(self._do(lambda: self.rig.publish(count)))
+        for _ in range(count):
+            sent = self._make(Kind.NEW, 0)
+            self.published[sent.text] = [sent]
+        bodies = list(self.published)[-count:]
+        self.run(self._do(lambda: self.rig.queue.publish(*bodies)))
+
+    @rule(events=EVENTS)
+    def publish_together(self, events: list[tuple[Kind, int]]) -> None:
+        """A message of several events, which may fill more than a batch, be bad, or have come before."""
+        sent = [self._make(kind, place) for kind, place in events]
+        body = array_of(one.text for one in sent) + b" " * len(self.published)  # no two messages are the same
+        self.published[body] = sent
+        self.run(self._do(lambda: self.rig.queue.publish(body)))
+
+    def _make(self, kind: Kind, place: int) -> Sent:
+        before = self.good[place % len(self.good)] if self.good else None
+        if kind is Kind.REPEAT and before:
+            return before
+        id_ = before.id if kind is Kind.CONFLICT and before else uuid7()
+        if kind is Kind.BAD:
+            return Sent(body_of(id=str(id_), input_token=1), id_, None)
+        tokens = len(self.good)  # no two have the same content
+        self.good.append(Sent(body_of(id=str(id_), input_tokens=tokens, output_tokens=0), id_, tokens))
+        return self.good[-1]
 
     @rule(why=st.sampled_from(["cut", "cancel"]))
     def lose_channel(self, why: str) -> None:
@@ -205,6 +255,11 @@ class PipelineMachine(RuleBasedStateMachine):
         self.rig.database.is_down = is_down
         self.run()
 
+    @rule()
+    def lose_answer(self) -> None:
+        """The next write commits, and the connection is gone before its answer: it is tried again."""
+        self.rig.database.answers_to_lose += 1
+
     # Time, and the end.
 
     @rule(seconds=st.sampled_from([0.1, PATIENCE_SECONDS, HOLD_SECONDS_MAX]))
@@ -234,7 +289,7 @@ class PipelineMachine(RuleBasedStateMachine):
         ready, settled = self.rig.queue.ready, self.source.settled
         places = Counter(message.body for message in (*ready, *settled, *self.source.unacknowledged.values()))
         assert set(places.values()) <= {1}, "a message is in two places"
-        assert len(places) == len(self.rig.published), "a message is in no place"
+        assert len(places) == len(self.published), "a message is in no place"
 
     def teardown(self) -> None:
         """When everything answers again it all ends: what a stopped pipeline has not settled is in the queue."""
@@ -242,15 +297,24 @@ class PipelineMachine(RuleBasedStateMachine):
             if hasattr(self, "rig"):
                 self._recover()
                 if not self.is_stopped:
-                    self._go_on_until(lambda: len(self.source.settled) == len(self.rig.published), "all is settled")
+                    self._go_on_until(lambda: len(self.source.settled) == len(self.published), "all is settled")
                     self.stop(at_once=False)
                 self._go_on_until(self.running.done, "it has stopped")
                 self.nothing_is_wrong()
-                self.rig.assert_books()
+                self._assert_books()
                 assert self.rig.pipeline.held() == 0
                 assert not self.source.unacknowledged
         finally:
             self._clean_up()
+
+    def _assert_books(self) -> None:
+        """Every event of a message that is settled is a row with its content, or else a letter with its text."""
+        letters = {letter.body for letter in self.rig.database.letters.values()}
+        for message in self.source.settled:
+            for sent in self.published[message.body]:
+                row = self.rig.database.rows.get(sent.id.bytes)
+                is_stored = row is not None and row.tokens_used == sent.tokens
+                assert is_stored != (sent.text in letters), f"{sent} is nowhere, or in both tables"
 
     def _recover(self) -> None:
         self.rig.queue.is_down = self.rig.database.is_down = False
@@ -296,6 +360,8 @@ TestPipelineMachine.settings = settings(max_examples=200, stateful_step_count=50
 _write_batch = Pipeline._write
 _settle = Held.settle
 _receive = Pipeline.receive
+_try_to_write = Pipeline._try_to_write
+_add = Batcher.add
 
 
 class AcknowledgesBeforeTheCommit(PipelineMachine):
@@ -366,9 +432,88 @@ class ForgetsOverdue(PipelineMachine):
         self.patch.setattr(Ledger, "committed", prefix_only)
 
 
+class GivesUpWhatIsStored(PipelineMachine):
+    """A batch whose second try finds all of it stored is taken for somebody else's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        tried: list[Batch] = []
+
+        async def try_to_write(pipeline: Pipeline, store: Store, batch: Batch, generation: int) -> Any:
+            is_second = batch in tried
+            tried.append(batch)
+            written = await _try_to_write(pipeline, store, batch, generation)
+            return None if is_second and written is not None and not written.stored else written
+
+        self.patch.setattr(Pipeline, "_try_to_write", try_to_write)
+
+
+class ChangesWhatIsWritten(PipelineMachine):
+    """Something of a message is left out of its batch."""
+
+    events_max: int
+
+    def __init__(self) -> None:
+        super().__init__()
+
+        def add(batcher: Batcher, entry: Entry, now: float) -> Sequence[Batch]:
+            self.events_max = batcher._events_max
+            entry.decoded = self.left(entry)
+            return _add(batcher, entry, now)
+
+        self.patch.setattr(Batcher, "add", add)
+
+    def left(self, entry: Entry) -> Decoded:
+        """What is left of it."""
+        raise NotImplementedError
+
+
+class CutsWhatIsTooLarge(ChangesWhatIsWritten):
+    """Of a message that is larger than a batch what fits is written."""
+
+    def left(self, entry: Entry) -> Decoded:
+        """See the base class."""
+        events, places, rejects = entry.decoded
+        return Decoded(events[: self.events_max], places[: self.events_max], rejects)
+
+
+class ForgetsRejects(ChangesWhatIsWritten):
+    """What validation refuses is acknowledged, and no letter says so."""
+
+    def left(self, entry: Entry) -> Decoded:
+        """See the base class."""
+        return entry.decoded._replace(rejects=[])
+
+
+class TakesARepeatForTheSame(ChangesWhatIsWritten):
+    """An id that has come on this channel is not written again, whatever the event says."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.known: set[tuple[int, bytes]] = set()
+
+    def left(self, entry: Entry) -> Decoded:
+        """See the base class."""
+        events, places, rejects = entry.decoded
+        generation = entry.delivery.generation
+        new = [place for place, event in enumerate(events) if (generation, event.id) not in self.known]
+        self.known |= {(generation, event.id) for event in events}
+        return Decoded([events[place] for place in new], [places[place] for place in new], rejects)
+
+
 @pytest.mark.parametrize(
     "broken",
-    [AcknowledgesBeforeTheCommit, KnowsNoGenerations, TakesWhatComesLate, AcknowledgesTwice, ForgetsOverdue],
+    [
+        AcknowledgesBeforeTheCommit,
+        KnowsNoGenerations,
+        TakesWhatComesLate,
+        AcknowledgesTwice,
+        ForgetsOverdue,
+        GivesUpWhatIsStored,
+        CutsWhatIsTooLarge,
+        ForgetsRejects,
+        TakesARepeatForTheSame,
+    ],
     ids=lambda machine: machine.__name__,
 )
 def test_the_machine_notices_a_broken_pipeline(broken: type[PipelineMachine]) -> None:
@@ -377,7 +522,7 @@ def test_the_machine_notices_a_broken_pipeline(broken: type[PipelineMachine]) ->
         run_state_machine_as_test(
             broken,
             settings=settings(
-                max_examples=300,
+                max_examples=1000,
                 stateful_step_count=40,
                 deadline=None,
                 derandomize=True,
