@@ -44,6 +44,7 @@ _ESCAPED_NUL = b"\\u0000"
 # Pydantic's and our own errors are `ValueError`s.
 _NOT_ACCEPTED = (msgspec.DecodeError, ValueError, RecursionError)
 _HIDDEN_BRACKETS_MAX = 150  # safely below the depth of 200 that the judge takes
+_IDS_BYTES = 48
 _DASHES = "---"  # the same one of three ids
 _SECOND_CHARACTERS = len("2026-01-31T12:00:00")
 _UTC = ("Z", "+00:00", "z", "-00:00")
@@ -197,7 +198,10 @@ def _uuids(first: str, second: str, third: str) -> bytes:
         or not text[8::36] == text[13::36] == text[18::36] == text[23::36] == _DASHES
     ):
         raise ValueError("not 8-4-4-4-12")
-    return a2b_hex(text.replace("-", ""))
+    ids = a2b_hex(text.replace("-", ""))
+    if len(ids) != _IDS_BYTES:
+        raise ValueError("a dash in a digit's place")
+    return ids
 
 
 def _epoch_us(text: str) -> int:

@@ -111,6 +111,8 @@ def test_fast_path_accepts_nothing_of_its_own(form: Form, data: st.DataObject) -
         ("019c0000-0000-7000-8000-00000000000", "1019c0000-0000-7000-8000-000000000001"),  # together they look like two
         ("019c0000-0000-7000-8000-0000000000\u06611", UUID_TEXT[1:-1]),
         ("019c0000-0000-7000-8000--00000000001", UUID_TEXT[1:-1]),
+        ("019c0000-0000-7000-8000--0000000000-", UUID_TEXT[1:-1]),  # of two digits
+        ("019c0000-0000-7000-8000-0000000000--", UUID_TEXT[1:-1]),
     ],
 )
 @pytest.mark.parametrize("names", list(itertools.permutations(("id", "user_id", "organization_id"))), ids=str)
