@@ -26,7 +26,7 @@ from worker.demo.servers import Kind, own_kind
 from worker.errors import SystemUnavailableError
 from worker.postgres.migrations import migrate
 from worker.postgres.session import connect as connect_postgres
-from worker.rabbitmq.source import connect as connect_rabbitmq
+from worker.rabbitmq.connection import connect as connect_rabbitmq
 from worker.settings import load_settings
 
 OURS = Authority()

@@ -26,7 +26,7 @@ from benchmarks.workload import People, Totals, Workload, make_workload
 from worker.demo.servers import Servers
 from worker.postgres.migrations import migrate
 from worker.postgres.session import connect as connect_pinned
-from worker.rabbitmq.source import connect as connect_broker
+from worker.rabbitmq.connection import connect as connect_broker
 from worker.rabbitmq.topology import ensure_topology
 from worker.settings import load_settings
 

@@ -37,7 +37,7 @@ from worker.demo.postgres_server import PostgresServer
 from worker.demo.rabbitmq_server import RabbitServer
 from worker.postgres.migrations import migrate
 from worker.postgres.session import connect
-from worker.rabbitmq.source import connect as connect_broker
+from worker.rabbitmq.connection import connect as connect_broker
 from worker.rabbitmq.topology import ensure_topology
 from worker.retention.months import Month
 from worker.settings import Settings, load_settings

@@ -16,7 +16,7 @@ from harness.publisher import Ledger, Publisher
 from harness.waiting import until
 from harness.worker import WorkerProcess
 from worker.demo.postgres_server import PASSWORD
-from worker.rabbitmq.source import connect
+from worker.rabbitmq.connection import connect
 from worker.rabbitmq.topology import ensure_topology
 from worker.settings import Settings, load_settings
 

@@ -24,8 +24,8 @@ from worker.demo.rabbitmq_server import RabbitServer
 from worker.findings import Verdict, judge_clock
 from worker.postgres.migrations import find_migrations
 from worker.postgres.role import MARKS
+from worker.rabbitmq.connection import connect
 from worker.rabbitmq.inspect import PROBE_APP_ID
-from worker.rabbitmq.source import connect
 from worker.rabbitmq.topology import dead_queue, ensure_topology, main_queue
 from worker.settings import Settings, load_settings
 

@@ -1,14 +1,17 @@
 """The source on RabbitMQ, on a broker that does not answer, or whose connection ends under a call; no server."""
 
 import asyncio
-from typing import Any
+from typing import Any, ClassVar
 
+import aiormq
 import pytest
 
 from worker.errors import ConfigurationError, SystemUnavailableError
 from worker.rabbitmq import source
+from worker.rabbitmq.connection import connect
 from worker.rabbitmq.source import RabbitSource
 from worker.settings import Settings, load_settings
+from worker.settle import Ack
 
 
 class SilentConnection:
@@ -49,21 +52,30 @@ async def test_a_parameter_that_cannot_be_read_is_a_mistake_of_the_settings() ->
     """And no traceback, which would show it."""
     settings = load_settings(amqp_url="amqp://127.0.0.1:1/?cadata=vogel")
     with pytest.raises(ConfigurationError, match="USAGE_AMQP_URL") as caught:
-        await source.connect(settings, "tests")
+        await connect(settings, "tests")
     assert "vogel" not in str(caught.value)
 
 
 class EndingChannel:
-    """A channel on which every call ends by this, as the library ends what waits when a connection is lost."""
+    """A channel on which every call ends by this, as the library ends what waits when a connection is lost.
+
+    Or it answers this, or, for an event, waits for it.
+    """
 
     is_closed = False
 
-    def __init__(self, error: BaseException) -> None:
-        self._error = error
+    def __init__(self, end: object) -> None:
+        self._end = end
+        self.looked = asyncio.Semaphore(0)  # a call more
 
-    async def call(self, *_: Any, **__: Any) -> None:
+    async def call(self, *_: Any, **__: Any) -> object:
         """Any of them."""
-        raise self._error
+        self.looked.release()
+        if isinstance(self._end, BaseException):
+            raise self._end
+        if isinstance(self._end, asyncio.Event):
+            await self._end.wait()
+        return self._end
 
     basic_cancel = basic_ack = basic_nack = queue_declare = call
 
@@ -79,10 +91,10 @@ class Nobody:
         return 0
 
 
-def consuming(error: BaseException) -> RabbitSource:
+def consuming(end: object) -> RabbitSource:
     """A source that has consumed since long ago, on a channel that is about to end."""
     rabbit = RabbitSource(Settings(), queue="usage.events", name="tests")
-    rabbit._channel = EndingChannel(error)  # type: ignore[assignment] # it has what is called
+    rabbit._channel = EndingChannel(end)  # type: ignore[assignment] # it has what is called
     rabbit._consumer_tag, rabbit._receiver = "tag", Nobody()
     rabbit._lost = asyncio.get_running_loop().create_future()
     return rabbit
@@ -99,7 +111,75 @@ async def test_a_connection_that_ends_under_the_look_for_silence_is_lost(
     """Whatever the library ends the call by: a cancellation of nobody's had ended the watch over the broker."""
     monkeypatch.setattr(source, "IDLE_SECONDS_MAX", 0.01)
     async with asyncio.timeout(30):
-        assert "none came" in await consuming(error).lost()
+        assert "nothing came" in await consuming(error).lost()
+
+
+@pytest.mark.parametrize(
+    ("ready", "consumers", "why"),
+    [(1, 1, "messages are ready but none came"), (0, 0, "does not know us as a consumer"), (1, 0, "does not know us")],
+)
+async def test_a_consumer_that_gets_nothing_is_lost(
+    monkeypatch: pytest.MonkeyPatch, ready: int, consumers: int, why: str
+) -> None:
+    """Also where the broker knows of no messages: so does a node that cannot reach the queue's leader."""
+    monkeypatch.setattr(source, "IDLE_SECONDS_MAX", 0.01)
+    async with asyncio.timeout(30):
+        assert why in await consuming(aiormq.spec.Queue.DeclareOk("usage.events", ready, consumers)).lost()
+
+
+async def test_a_consumer_of_an_empty_queue_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is looked at again and again, and kept."""
+    monkeypatch.setattr(source, "IDLE_SECONDS_MAX", 0.01)
+    rabbit = consuming(aiormq.spec.Queue.DeclareOk("usage.events", 0, 1))
+    watching = asyncio.ensure_future(rabbit.lost())
+    channel: Any = rabbit._channel
+    async with asyncio.timeout(30):
+        await channel.looked.acquire()
+        await channel.looked.acquire()
+    assert not watching.done()
+    watching.cancel()
+
+
+async def test_acknowledgements_that_cannot_leave_are_given_up_with_their_connection() -> None:
+    """What the library has to send may be full for ever then: who waits for a place in it would hang."""
+    rabbit = consuming(asyncio.Event())
+    acknowledging = asyncio.ensure_future(rabbit.acknowledge([Ack(1, multiple=False)]))
+    await asyncio.sleep(0)
+    rabbit._on_connection_closed(None, ConnectionResetError("reset"))
+    async with asyncio.timeout(30):
+        with pytest.raises(SystemUnavailableError, match="reset"):
+            await acknowledging
+
+
+async def test_a_broker_that_opens_no_channel_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may still send heartbeats: the worker tries again."""
+
+    class Channel:
+        async def initialize(self) -> None:
+            await asyncio.Event().wait()
+
+    class Opened(SilentConnection):
+        close_callbacks: ClassVar[set[Any]] = set()
+
+        def channel(self, **_: Any) -> Channel:
+            return Channel()
+
+    connection = Opened()
+
+    async def connect(*_: Any, **__: Any) -> Opened:
+        return connection
+
+    async def nothing(*_: Any) -> None:
+        return
+
+    monkeypatch.setattr(source, "connect", connect)
+    monkeypatch.setattr(source, "ensure_topology", nothing)
+    monkeypatch.setattr(source, "CALL_SECONDS_MAX", 0.0)
+    rabbit = RabbitSource(Settings(), queue="usage.events", name="tests")
+    async with asyncio.timeout(30):
+        with pytest.raises(SystemUnavailableError):
+            await rabbit.open(1, 1, Nobody())
+    assert connection.is_closed
 
 
 @pytest.mark.parametrize("error", ENDS, ids=repr)

@@ -20,7 +20,7 @@ from worker.demo.traffic import Traffic
 from worker.errors import UsageWorkerError
 from worker.postgres.migrations import migrate
 from worker.postgres.session import connect
-from worker.rabbitmq.source import connect as connect_broker
+from worker.rabbitmq.connection import connect as connect_broker
 from worker.rabbitmq.topology import remove_topology
 from worker.settings import Settings
 

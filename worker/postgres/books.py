@@ -12,6 +12,8 @@ from uuid import UUID
 import asyncpg
 from usage_events.contract import UUID_PATTERN
 
+from worker.postgres.session import buffer
+
 STATEMENT_SECONDS_MAX = 6 * 3600.0  # a ledger of a hundred million ids is one statement
 BODIES_AT_ONCE = 500
 BODIES_AT_ONCE_BYTES_MAX = 4 * 1024 * 1024
@@ -134,10 +136,7 @@ class Ledger:
         return str(await self._connection.execute(statement, timeout=STATEMENT_SECONDS_MAX))
 
     async def _copy(self, table: str, text: bytes) -> None:
-        async def once() -> AsyncIterator[bytes]:
-            yield text
-
-        await self._connection.copy_to_table(table, source=once(), format="text")
+        await self._connection.copy_to_table(table, source=buffer(text), format="text")
 
 
 async def ids_in_bodies(connection: asyncpg.Connection) -> AsyncIterator[tuple[bytes, set[bytes]]]:

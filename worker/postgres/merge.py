@@ -3,7 +3,7 @@
 All of them run inside a transaction of the caller's, on a session of `session.connect` that `prepare` has seen.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from typing import NamedTuple
 
@@ -14,6 +14,7 @@ from worker.dead_letters.letters import DeadLetter
 from worker.errors import SystemUnavailableError
 from worker.postgres.copy_format import STAGE_COLUMNS, encode
 from worker.postgres.letter_copy import LETTER_COLUMNS, encode_letters
+from worker.postgres.session import buffer
 
 MERGES_MAX = 5  # a row that was deleted between two statements makes one more necessary
 
@@ -137,7 +138,7 @@ async def merge(connection: asyncpg.Connection, numbered: Sequence[tuple[int, Ev
         return Merged(0, 0, {})
     await connection.copy_to_table(
         _STAGE,
-        source=_once(encode(numbered)),
+        source=buffer(encode(numbered)),
         columns=[name for name, _ in STAGE_COLUMNS],
         format="binary",
     )
@@ -175,7 +176,7 @@ async def record(
         return Recorded()
     await connection.copy_to_table(
         _LETTER_STAGE,
-        source=_once(encode_letters(letters, worker=worker, seen_at=seen_at)),
+        source=buffer(encode_letters(letters, worker=worker, seen_at=seen_at)),
         columns=[name for name, _ in LETTER_COLUMNS],
         format="binary",
     )
@@ -202,8 +203,3 @@ async def _classify(connection: asyncpg.Connection) -> tuple[int, dict[int, Reas
 
 def _row_count(status: str) -> int:
     return int(status.rpartition(" ")[2])
-
-
-async def _once(data: bytes) -> AsyncIterator[bytes]:
-    """Everything is encoded before the COPY begins: a source that raises inside one can hang the connection."""
-    yield data

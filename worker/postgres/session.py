@@ -69,6 +69,12 @@ async def connect(dsn: str, schema: str, *, name: str) -> asyncpg.Connection:
                 if isinstance(error, ValueError) and not isinstance(error, ssl.SSLError):
                     raise
                 failures.append((host, error))
+            except Exception as error:
+                # What the driver says of a DSN is a ValueError, what it cannot read of an answer may be any error.
+                is_of_dsn = isinstance(error, ValueError) and not isinstance(error, UnicodeDecodeError)
+                if is_of_dsn or not _is_the_drivers(error):
+                    raise
+                failures.append((host, error))
     except ValueError:
         raise ConfigurationError(_UNREADABLE) from None  # its text may hold a piece of the password
     why = "; ".join(f"{address(host)}: {_reason(error, dsn)}" for host, error in failures)
@@ -134,6 +140,14 @@ def translated() -> Iterator[None]:
         if not _is_the_drivers(error):
             raise
         raise SystemUnavailableError(f"what Postgres answered cannot be read: {describe(error)}") from error
+
+
+def buffer(data: bytes) -> Any:
+    """What is to be copied, as a source that the driver does not have to ask: it writes it, then hears of every loss.
+
+    Before it asks a source it waits until the socket takes more, and where the connection ends meanwhile, for ever.
+    """
+    return memoryview(data)
 
 
 def _is_the_drivers(error: BaseException) -> bool:

@@ -30,7 +30,8 @@ from yarl import URL
 
 from worker.errors import SystemUnavailableError
 from worker.findings import Finding, judge_clock, not_checked, ok, wrong
-from worker.rabbitmq.source import CLOSE_SECONDS_MAX, connect
+from worker.rabbitmq.connection import connect
+from worker.rabbitmq.source import CLOSE_SECONDS_MAX
 from worker.rabbitmq.topology import QueueSpec, dead_queue, main_queue
 from worker.rabbitmq.unavailable import address, unavailable
 from worker.settings import Settings, Topology

@@ -10,11 +10,11 @@ import aiormq
 import structlog
 from aio_pika.connection import Connection
 from aiormq.abc import AbstractChannel, DeliveredMessage
-from yarl import URL
 
 from worker.delivery import Delivery
-from worker.errors import ConfigurationError, SystemUnavailableError
+from worker.errors import SystemUnavailableError
 from worker.rabbitmq.calls import calls
+from worker.rabbitmq.connection import connect
 from worker.rabbitmq.deliveries import from_frames, from_library
 from worker.rabbitmq.delivery_path import Way
 from worker.rabbitmq.frames import RawDelivery
@@ -26,13 +26,11 @@ from worker.source import Receiver
 if TYPE_CHECKING:  # it does not import where the library has no extension point
     from worker.rabbitmq.transport import DeliveryTransport
 
-CONNECT_SECONDS_MAX = 10.0
 CALL_SECONDS_MAX = 20.0
 # A node that is cut off from its cluster goes on with heartbeats and answers no declaration: another is asked instead.
 TOPOLOGY_SECONDS_MAX = 20.0
 CLOSE_SECONDS_MAX = 2.0
 GOODBYE_SECONDS_MAX = 1.0  # for each of two calls
-HEARTBEAT_SECONDS = 15  # a half-open connection is noticed after three
 IDLE_SECONDS_MAX = 30.0  # nothing delivered for so long while messages are ready: the consumer is lost
 
 log = structlog.get_logger(__name__)
@@ -81,8 +79,8 @@ class RabbitSource:
             done, _ = await asyncio.wait({self._lost}, timeout=IDLE_SECONDS_MAX / 2)
             if done:
                 return self._lost.result()
-            if await self._is_deaf():
-                return f"messages are ready but none came for {IDLE_SECONDS_MAX:.0f} s"
+            if why := await self._why_deaf():
+                return f"{why} for {IDLE_SECONDS_MAX:.0f} s"
 
     async def set_prefetch(self, prefetch: int, acks: Sequence[Ack]) -> None:
         """See `Source.set_prefetch`. A live consumer on a quorum queue does not take a new prefetch."""
@@ -90,11 +88,10 @@ class RabbitSource:
             await self._unless_lost(self._consume_again(prefetch, acks))
 
     async def acknowledge(self, acks: Sequence[Ack]) -> None:
-        """See `Source.acknowledge`."""
+        """See `Source.acknowledge`. The library's queue of what is to be sent may be full when its connection ends."""
         channel = self._require_channel()
         with self._losing(), calls(self._settings):
-            for ack in acks:
-                await channel.basic_ack(ack.tag, multiple=ack.multiple, wait=False)
+            await self._unless_lost(_send(channel, acks))
 
     def pause(self) -> None:
         """See `Source.pause`."""
@@ -153,7 +150,8 @@ class RabbitSource:
         await self._declare(self._connection)
         self._connection.close_callbacks.add(self._on_connection_closed)
         channel = self._connection.channel(publisher_confirms=False)
-        await channel.initialize(timeout=CALL_SECONDS_MAX)
+        async with asyncio.timeout(CALL_SECONDS_MAX):  # the library's own argument for it is not looked at
+            await channel.initialize()
         channel.close_callbacks.add(self._on_channel_closed)
         self._channel = await channel.get_underlay_channel()
         self._channel.on_consumer_cancel_callbacks.add(self._on_cancelled)
@@ -191,7 +189,7 @@ class RabbitSource:
 
     async def _consume_again(self, prefetch: int, acks: Sequence[Ack]) -> None:
         await self._cancel()
-        await self.acknowledge(acks)
+        await _send(self._require_channel(), acks)
         await self._consume(prefetch)
 
     async def _unless_lost(self, call: Coroutine[Any, Any, None]) -> None:
@@ -234,18 +232,23 @@ class RabbitSource:
         except SystemUnavailableError as error:
             log.debug("the connection to RabbitMQ was gone before it was closed", why=str(error))
 
-    async def _is_deaf(self) -> bool:
-        """Are there messages for us that do not come? Other clients have been found so after reconnects."""
+    async def _why_deaf(self) -> str:
+        """Are there messages for us that do not come? Other clients have been found so after reconnects. Else empty.
+
+        A queue whose leader cannot be reached is counted as an empty one; but then our own consumer is not counted.
+        """
         idle = monotonic() - self._delivered_at
         held = self._receiver.held() if self._receiver is not None else 0
         if idle < IDLE_SECONDS_MAX or self._consumer_tag is None or held:
-            return False
+            return ""
         try:
             with calls(self._settings):
                 answer = await self._require_channel().queue_declare(self.queue, passive=True, timeout=CALL_SECONDS_MAX)
         except SystemUnavailableError:
-            return True
-        return bool(answer.message_count)
+            return "the broker says nothing of the queue, and nothing came"
+        if not answer.consumer_count:
+            return "the broker does not know us as a consumer, and nothing came"
+        return "messages are ready but none came" if answer.message_count else ""
 
     def _require_channel(self) -> AbstractChannel:
         if self._channel is None or self._channel.is_closed:
@@ -273,27 +276,6 @@ class RabbitSource:
         return "; where a message's properties are the reason, USAGE_DELIVERY_PATH=fast can read it"
 
 
-async def connect(settings: Settings, name: str, *, transport: "DeliveryTransport | None" = None) -> Connection:
-    """A connection to the broker, on a transport of ours or on the library's own; one try.
-
-    Raises:
-        SystemUnavailableError: the broker does not answer or does not let us in.
-        ConfigurationError: the URL has a parameter that cannot be read.
-    """
-    url = URL(settings.amqp_url.get_secret_value())
-    url = url.update_query({"heartbeat": HEARTBEAT_SECONDS, **url.query, "name": name})
-    if transport is None:
-        connection = Connection(url)
-    else:
-        from worker.rabbitmq.transport import TransportConnection
-
-        connection = TransportConnection(url, transport_factory=transport)
-    with calls(settings):
-        try:
-            await connection.connect(timeout=CONNECT_SECONDS_MAX)
-        except ValueError as error:
-            if isinstance(error, OSError):  # a certificate that is refused is both
-                raise
-            why = "a parameter behind its ? has a value that it cannot have"
-            raise ConfigurationError(f"USAGE_AMQP_URL cannot be read: {why}") from None  # the library's text shows it
-    return connection
+async def _send(channel: AbstractChannel, acks: Sequence[Ack]) -> None:
+    for ack in acks:
+        await channel.basic_ack(ack.tag, multiple=ack.multiple, wait=False)
