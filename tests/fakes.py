@@ -71,7 +71,8 @@ class MemorySource:
         self.received = 0
         self.is_consuming = False
         self.is_open = False
-        self.is_paused = False
+        self._read = asyncio.Event()  # cleared while it is paused
+        self._read.set()
         self.before_set_prefetch = asyncio.Event()
         self.before_set_prefetch.set()
         self.in_set_prefetch = False
@@ -83,6 +84,11 @@ class MemorySource:
         self._tag = 0
         self._lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         queue.on_ready = self._pump
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether nothing is read."""
+        return not self._read.is_set()
 
     async def open(self, generation: int, prefetch: int, receiver: Receiver) -> None:
         """See `Source.open`."""
@@ -111,6 +117,7 @@ class MemorySource:
         self.signal.notify()
         try:
             await self._unless_lost(self.before_set_prefetch)
+            await self._unless_lost(self._read)
         finally:
             self.in_set_prefetch = False
         await self.acknowledge(acks)
@@ -131,13 +138,13 @@ class MemorySource:
         self._changed()
 
     def pause(self) -> None:
-        """See `Source.pause`."""
-        self.is_paused = True
+        """See `Source.pause`. The broker's answers are not read either."""
+        self._read.clear()
         self.signal.notify()
 
     def resume(self) -> None:
         """See `Source.resume`."""
-        self.is_paused = False
+        self._read.set()
         self._changed()
 
     async def stop_consuming(self) -> None:
@@ -145,6 +152,7 @@ class MemorySource:
         self.in_stop_consuming = True
         self.signal.notify()
         await self._unless_lost(self.before_stop_consuming)
+        await self._unless_lost(self._read)
         await asyncio.sleep(0)
         self._require_open()
         self.is_consuming = False
@@ -167,7 +175,8 @@ class MemorySource:
     def cut(self, why: str = "cut") -> None:
         """The connection is gone: what was handed out returns to the queue."""
         returned, self.unacknowledged = self.unacknowledged, {}
-        self.is_open = self.is_consuming = self.is_paused = False
+        self.is_open = self.is_consuming = False
+        self._read.set()
         if not self._lost.done():
             self._lost.set_result(why)
         self._queue.put_back(list(returned.values()))

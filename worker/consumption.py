@@ -102,7 +102,9 @@ class Consumption:
             return False
         try:
             async with self._lock:
-                await self._source.stop_consuming()
+                pass  # a change that is under way comes to its end, and no other begins
+            # Not under the lock: where nothing is read, the answer comes once some of what is held is acknowledged.
+            await self._source.stop_consuming()
         except SystemUnavailableError as error:
             log.debug("the channel was lost while stopping", why=str(error))
         return True
@@ -150,7 +152,8 @@ class Consumption:
             return
         async with self._lock:
             full = before.messages >= self._prefetch.current and before.first_tag > self._other_consumers_tag
-            prefetch = self._prefetch.proposal(full=full) if self.state is State.CONSUMING else None
+            may_change = self.state is State.CONSUMING and not self._held.is_paused
+            prefetch = self._prefetch.proposal(full=full) if may_change else None
             try:
                 if prefetch is None:
                     await self._source.acknowledge(acks)
@@ -213,15 +216,20 @@ class Consumption:
                     self._metrics.reconnects.labels("rabbitmq").inc()
                     return lost.result()
                 if self._outage and self._outage.hold_seconds_left() <= 0:
-                    self._phase = State.WAITING  # so that nobody consumes again
-                    async with self._lock:
-                        await self._source.stop_consuming()
-                    if len(self._held):
-                        self._metrics.give_backs.inc()
-                    await self._held.give_back()
+                    await self._give_back()
                     return f"gave it back: the database is away for {self._outage.hold_seconds_max:.0f} s"
         except SystemUnavailableError as error:
             self._metrics.reconnects.labels("rabbitmq").inc()
             return str(error)
         finally:
             lost.cancel()
+
+    async def _give_back(self) -> None:
+        self._phase = State.WAITING  # so that nobody consumes again
+        if len(self._held):
+            self._metrics.give_backs.inc()
+        if self._held.is_paused:
+            return  # the broker's answer would not be read: the channel's end gives everything back as well
+        async with self._lock:
+            await self._source.stop_consuming()
+        await self._held.give_back()

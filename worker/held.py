@@ -64,6 +64,11 @@ class Held:
         return self._ledger.generation
 
     @property
+    def is_paused(self) -> bool:
+        """Whether nothing is read from the broker, its answers neither."""
+        return self._paused
+
+    @property
     def last_tag(self) -> int:
         """The highest tag that is held; 0 where nothing is."""
         return self._ledger.last_tag
@@ -104,11 +109,15 @@ class Held:
             acks = self._ledger.committed((entry.delivery.tag for entry in batch.entries), monotonic())
             self._body_bytes -= batch.body_bytes
             self.count_events(-batch.events)
+            self._resume_if_due()
             await self._acknowledge(acks, len(batch.entries), before)
+        return True
+
+    def _resume_if_due(self) -> None:
+        """Before anything is asked of the broker: its answer stands behind what has not been read."""
         if self._paused and self._body_bytes <= self._body_bytes_max // 2:
             self._paused = False
             self._source.resume()
-        return True
 
     async def acknowledge_overdue(self) -> None:
         """Acknowledge one by one what has waited long enough for its predecessors."""
