@@ -29,14 +29,14 @@ chaos: servers ## Break everything around the workers for 15 minutes: faults tha
 	@$(CHAOS) --mixes 20 --minutes 15 --json .local/chaos/some.jsonl
 
 RUNS := 3
-chaos-full: servers ## The same whole: each fault RUNS times, and for docs/chaos.md (about an hour for each of RUNS)
+chaos-full: servers ## The same whole: each fault RUNS times, and for docs/chaos.md (about an hour for each of RUNS, and 25 minutes for several at once)
 	@rm -f .local/chaos/runs.jsonl
 	@$(CHAOS) --runs $(RUNS) --mixes 50 --json .local/chaos/runs.jsonl --write
 
 chaos-test: servers ## The same once each, as tests; and that it notices workers that are broken by hand (an hour)
 	@$(PYTHON) -m pytest tests/chaos
 
-fuzz: environment ## Damage a million messages and play them into a database, each held against the contract (a quarter of an hour)
+fuzz: environment ## Damage a million messages and play them into a database, each held against the contract (about 20 minutes)
 	@PYTHONPATH=tests $(PYTHON) -m chaos.fuzz --json .local/fuzz/summary.json
 
 soak: bench-environment ## Load and random faults for MINUTES=60: are the books right, and memory, descriptors, tasks, connections flat?

@@ -7,5 +7,6 @@
     report.py     runs as lines of JSON, and the table made of them
     soak/         an hour of it: load, faults one after another, and whether memory and connections stay flat
 
-`make chaos` runs every fault and writes the table into docs/chaos.md; `CHAOS_SEED=…` plays a run again.
+`make chaos` plays for 15 minutes what chance draws; `make chaos-full` plays every fault and writes the tables into
+docs/chaos.md and README.md; `CHAOS_SEED=…` plays a run again.
 """

@@ -35,7 +35,13 @@ GROUPS = {
     ),
     "RabbitMQ": (["rabbitmq"], "restarted, killed, frozen, short of memory or disk, operated upon"),
     "RabbitMQ, three nodes": (["cluster"], "leader or follower killed, frozen, cut off; restarted one by one"),
-    "the network": (["network"], "cut, refused, frozen, half-open, late, in single bytes, corrupted; between any two"),
+    "the network": (
+        ["network"],
+        (
+            "cut, refused, frozen, half-open, late, in single bytes, corrupted;"
+            " between producers and RabbitMQ, workers and RabbitMQ, workers and Postgres"
+        ),
+    ),
     "the machine": (
         ["machine", "memory", "clocks"],
         "short of processors and memory, clocks that jump; floods of bad events",

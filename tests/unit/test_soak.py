@@ -16,7 +16,7 @@ from chaos.registry import FAULTS, NotHereError
 from chaos.report import PAGE
 from chaos.soak.__main__ import main
 from chaos.soak.report import MARKS, Played, Soaked, part
-from chaos.soak.run import drawn
+from chaos.soak.run import drawn, unexpected
 from chaos.soak.samples import Sample, WorkerSample, metrics_of
 from chaos.soak.verdict import LIMITS, MIB, Broken, Point, Span, Stall, judge, judge_all, quiet, rates, stalls
 from prometheus_client import generate_latest
@@ -172,6 +172,15 @@ def test_the_faults_of_a_soak_are_the_seeds_own_and_fit_it() -> None:
     unfit = {"malformed flood", "worker's clock jumps", "worker's memory limited", "Postgres disk full"}
     assert not unfit & {one.name for one in faults}
     assert faults == drawn(FAULTS, random.Random(3)) != drawn(FAULTS, random.Random(4))
+
+
+def test_a_worker_ends_as_it_may() -> None:
+    """With a status that one of the faults gives it; any other is told."""
+    assert unexpected({0: 3, -9: 1}, frozenset({0, -9})) == []
+    assert unexpected({0: 3, 1: 2, -9: 1}, frozenset({0})) == [
+        "1 workers ended with status -9",
+        "2 workers ended with status 1",
+    ]
 
 
 PLAYED = Played("RabbitMQ killed", "rabbitmq", 100.0, 110.0, 112.0, 2.0)

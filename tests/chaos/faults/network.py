@@ -1,4 +1,4 @@
-"""The network between any two of them is cut, stands still, loses, delays, chops and corrupts."""
+"""The network between producers, RabbitMQ, workers and Postgres is cut, frozen, half-open, slow, chopped, corrupted."""
 
 import asyncio
 import random

@@ -11,12 +11,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from time import monotonic
 
-import asyncpg
 from harness.waiting import until
 
 from chaos.arrangement import Arrangement
 from chaos.fleet import Fleet
-from chaos.ledger import balance_in_parts
 from chaos.load import Load
 from chaos.registry import Fault, NotHereError
 from chaos.run import FAILED
@@ -124,14 +122,27 @@ async def _soak(stage: Stage, steady: Fleet, faults: Mapping[str, Fault], option
         sampler.stop()
         await sampling
     await steady.scale(0)
+    played = [faults[one.name] for one in under_way.played]
     try:
-        await stage.settle()
+        if await stage.settle() > 1 and not any(fault.may_come_back for fault in played):
+            errors.append("messages came back though all was stored")
     except _NOT_SETTLED as failure:
         errors.append(f"it does not settle: {failure}"[:ERROR_CHARACTERS_MAX])
+    errors += unexpected(steady.exits, frozenset({0}))
+    errors += unexpected(stage.fleet.exits, frozenset[int]().union(*(fault.exits for fault in played)))
     soaked = await _result(under_way, steady, sampler.samples, run_seconds)
     soaked.has_lived = has_lived
     soaked.errors = [*sampler.errors, *errors]
     return soaked
+
+
+def unexpected(exits: Mapping[int, int], allowed: frozenset[int]) -> list[str]:
+    """How often workers ended with a status that they may not have had."""
+    return [
+        f"{times} workers ended with status {status}"
+        for status, times in sorted(exits.items())
+        if status not in allowed
+    ]
 
 
 async def _wind_up(stage: Stage) -> list[str]:
@@ -187,11 +198,7 @@ async def _play(under_way: _Soak, fault: Fault) -> Played | None:
 
 async def _result(under_way: _Soak, steady: Fleet, samples: Sequence[Sample], run_seconds: float) -> Soaked:
     stage = under_way.stage
-    database = await asyncpg.connect(stage.dsn)
-    try:
-        books = await balance_in_parts(database, stage.ledgers)
-    finally:
-        await database.close()
+    books = await stage.books()
     return Soaked(
         seed=under_way.options.seed,
         rate=under_way.options.rate,
