@@ -30,6 +30,7 @@ TOKENS = (
     b"\xef\xbb\xbf", b"\xc2\xa0", b"\xe2\x80\xa8", b"//", b"/**/", b"'", b"\\u", b"\\u0000", b"\\ud800", b"e", b"E",
     b"-", b".", b"\x1f", b"\xff", b'{"a":1}', b"[]", b',"id":1', b',"x":1',
 )  # fmt: skip
+CHARACTERS = b"--:.+ TZ0159afAFgG_"  # of ids, times and numbers
 
 
 def mutate(chance: random.Random, body: bytes, other: bytes) -> bytes:
@@ -123,6 +124,18 @@ def _double_member(chance: random.Random, body: bytes, other: bytes) -> bytes:
     return body[: found.start()] + pair + b"," + found[0] + body[found.end() :]
 
 
+def _within(chance: random.Random, body: bytes, _: bytes) -> bytes:
+    """Some characters of a text become others that may stand in one like it, and its length stays."""
+    texts = [found for found in _STRING.finditer(body) if len(found[0]) > len(b'""')]
+    if not texts:
+        return body
+    found = chance.choice(texts)
+    text = bytearray(found[0])
+    for _ in range(chance.choice((1, 2, 2, 3))):
+        text[chance.randrange(1, len(text) - 1)] = chance.choice(CHARACTERS)
+    return body[: found.start()] + bytes(text) + body[found.end() :]
+
+
 def _case(chance: random.Random, body: bytes, _: bytes) -> bytes:
     start, end = _range(chance, body)
     return body[:start] + body[start:end].swapcase() + body[end:]
@@ -176,6 +189,8 @@ _WAYS: tuple[Callable[[random.Random, bytes, bytes], bytes], ...] = (
     _double_member,
     _double_member,
     _double_member,
+    _within,
+    _within,
     _case,
     _wrap,
     _nest,
