@@ -1,14 +1,18 @@
 """The source on RabbitMQ, on a broker that does not answer, or whose connection ends under a call; no server."""
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import aiormq
 import pytest
 
+from worker.delivery import Delivery
 from worker.errors import ConfigurationError, SystemUnavailableError
 from worker.rabbitmq import source
 from worker.rabbitmq.connection import connect
+from worker.rabbitmq.deliveries import Gapless
+from worker.rabbitmq.frames import RawDelivery
 from worker.rabbitmq.source import RabbitSource
 from worker.settings import Settings, load_settings
 from worker.settle import Ack
@@ -200,3 +204,69 @@ async def test_a_stop_under_a_call_is_a_stop() -> None:
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await waiting
+
+
+# A delivery that gets lost on the way.
+
+
+class Receiving(Nobody):
+    """Remembers the tags that it was given."""
+
+    def __init__(self) -> None:
+        self.tags: list[int] = []
+
+    def receive(self, deliveries: Sequence[Delivery]) -> None:
+        """They come."""
+        self.tags += [delivery.tag for delivery in deliveries]
+
+
+@pytest.mark.parametrize(
+    ("reads", "passed", "why"),
+    [
+        ([[1, 2], [3], [4, 5]], [1, 2, 3, 4, 5], []),
+        ([[1, 2], [4], [5]], [1, 2], ["of what was delivered from tag 3 to 4 something is missing"]),
+        ([[1], [2, 3, 5, 6]], [1], ["of what was delivered from tag 2 to 6 something is missing"]),
+        ([[2]], [], ["of what was delivered from tag 1 to 2 something is missing"]),
+    ],
+)
+def test_nothing_is_taken_behind_a_delivery_that_is_missing(
+    reads: list[list[int]], passed: list[int], why: list[str]
+) -> None:
+    """It would be acknowledged with its successors and be lost: the channel is given up, and all comes again."""
+    receiving, said = Receiving(), list[str]()
+    gapless = Gapless(receiving, 7, said.append)
+    for tags in reads:
+        gapless.receive([Delivery(tag, 7, b"") for tag in tags])
+    assert (receiving.tags, said[:1]) == (passed, why)
+
+
+def test_what_is_late_of_another_channel_is_not_counted() -> None:
+    """Its tags are its own; whoever receives knows its generation."""
+    receiving, said = Receiving(), list[str]()
+    gapless = Gapless(receiving, 7, said.append)
+    for generation, tag in ((7, 1), (6, 40), (7, 2)):
+        gapless.receive([Delivery(tag, generation, b"")])
+    assert (receiving.tags, said) == ([1, 40, 2], [])
+
+
+@pytest.mark.parametrize("path", ["fast", "library"])
+async def test_a_source_whose_channel_has_a_gap_is_lost(monkeypatch: pytest.MonkeyPatch, path: str) -> None:
+    """On either path the worker connects again: from there on nothing would be right."""
+    receiving = Receiving()
+    rabbit = RabbitSource(Settings(), queue="usage.events", name="tests")
+
+    async def opened(*_: Any) -> None:
+        """The broker is there."""
+
+    monkeypatch.setattr(rabbit, "_open", opened)
+    await rabbit.open(1, 10, receiving)
+    for tag in (1, 3, 4):
+        if path == "fast":
+            assert rabbit._transport is not None
+            assert rabbit._transport._on_deliveries is not None
+            rabbit._transport._on_deliveries([RawDelivery(1, tag, False, b"", b"", b"\0\0", b"{}")])
+        else:
+            rabbit._receive([Delivery(tag, 1, b"{}")])
+    async with asyncio.timeout(30):
+        assert "from tag 2 to 3 something is missing" in await rabbit.lost()
+    assert receiving.tags == [1]

@@ -15,7 +15,7 @@ from worker.delivery import Delivery
 from worker.errors import SystemUnavailableError
 from worker.rabbitmq.calls import calls
 from worker.rabbitmq.connection import connect
-from worker.rabbitmq.deliveries import from_frames, from_library
+from worker.rabbitmq.deliveries import Gapless, from_frames, from_library
 from worker.rabbitmq.delivery_path import Way
 from worker.rabbitmq.frames import RawDelivery
 from worker.rabbitmq.topology import ensure_topology
@@ -62,7 +62,7 @@ class RabbitSource:
 
     async def open(self, generation: int, prefetch: int, receiver: Receiver) -> None:
         """See `Source.open`."""
-        self._receiver = receiver
+        self._receiver = Gapless(receiver, generation, self._lose)
         self._lost = asyncio.get_running_loop().create_future()
         self._transport = self._make_transport(generation)
         try:
