@@ -74,7 +74,7 @@ class Sent(NamedTuple):
 
 
 # An event, and which of those before it is repeated. There are more of them than the largest batch takes.
-EVENTS = st.lists(st.tuples(st.sampled_from(Kind), st.integers(0, 100)), min_size=1, max_size=9)
+EVENTS = st.lists(st.tuples(st.sampled_from(Kind), st.integers(0, 100)), min_size=1, max_size=6)
 
 
 class TimelessLoop(asyncio.SelectorEventLoop):
