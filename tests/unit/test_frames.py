@@ -2,9 +2,13 @@
 
 import asyncio
 import itertools
+from collections import Counter
+from contextlib import suppress
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import pytest
+from chaos.streams import WRONG_CHANNEL_MIN, Field, Framing, Protocol
 from hypothesis import given
 from hypothesis import strategies as st
 from pamqp import commands, frame
@@ -13,6 +17,7 @@ from pamqp.body import ContentBody
 from pamqp.header import ContentHeader, ProtocolHeader
 from pamqp.heartbeat import Heartbeat
 
+from worker.rabbitmq.deliveries import Gapless, from_frames
 from worker.rabbitmq.frames import FrameSplitter, RawDelivery
 from worker.rabbitmq.transport import DeliveryReader
 
@@ -182,6 +187,57 @@ def test_a_broken_end_mark(part: int) -> None:
     with pytest.raises(ConnectionError, match="a frame ends with 0x00 instead of 0xce"):
         FrameSplitter(deliveries.extend).feed(b"".join(frames))
     assert deliveries == []
+
+
+def test_a_wrong_byte_of_framing_makes_up_no_delivery() -> None:
+    """Whichever it is, of a type, a channel, a length or an end: what is passed on is what was sent, without a gap.
+
+    The rest is refused, waited for, or passed to the library.
+    """
+    sent = [Sent(1, tag, False, "usage", "k", bytes([64 + tag]) * (300 + tag), 131_064) for tag in range(1, 5)]
+    whole = b"".join(b"".join(one.frames()) for one in sent)
+    expected = [(one.tag, one.body) for one in sent]
+    seen = Counter[int]()
+    for at, field in Framing(Protocol.AMQP, from_client=False).places(whole):
+        for wrong in set(range(WRONG_CHANNEL_MIN if field is Field.CHANNEL else 0, 256)) - {whole[at]}:
+            taken = without_gap(whole[:at] + bytes([wrong]) + whole[at + 1 :])
+            assert taken == expected[: len(taken)], f"{wrong} at {at}, the {field} of a frame"
+            seen[len(taken)] += 1
+    assert seen.keys() == {0, 1, 2, 3}
+
+
+def without_gap(data: bytes) -> list[tuple[int, bytes]]:
+    """What the worker sees of a stream: tags and bodies."""
+    taken: list[tuple[int, bytes]] = []
+    receiver = SimpleNamespace(receive=lambda found: taken.extend((one.tag, one.body) for one in found))
+    gapless = Gapless(receiver, 1, lambda _: None)
+    splitter = FrameSplitter(lambda raws: gapless.receive([from_frames(raw, 1, "queue") for raw in raws]))
+    with suppress(ConnectionError):
+        splitter.feed(data)
+    return taken
+
+
+@pytest.mark.parametrize(
+    ("places", "said"),
+    [
+        ([0, 2], "not in their order"),
+        ([0, 1, 1], "not in their order"),
+        ([0, 1, 3], "has 7 bytes where 4 were left of it"),
+    ],
+)
+def test_frames_of_a_delivery_in_another_order_are_refused(places: list[int], said: str) -> None:
+    """A body without its properties, properties twice, more of a body than there is."""
+    frames = [*Sent(1, 1, False, "e", "k", b"body", 10).frames(), frame.marshal(ContentBody(b"7 bytes"), 1)]
+    with pytest.raises(ConnectionError, match=said):
+        split([b"".join(frames[place] for place in places)])
+
+
+def test_a_method_that_is_longer_than_what_stands_in_it_is_refused() -> None:
+    """Its length was damaged, and took in frames of others."""
+    method, *content = Sent(1, 1, False, "e", "k", b"body", 10).frames()
+    longer = method[:3] + (len(method) - 8 + 3).to_bytes(4, "big") + method[7:-1] + b"xxx" + method[-1:]
+    with pytest.raises(ConnectionError, match="longer or shorter than what stands in it"):
+        split([longer, *content])
 
 
 # The reader in the socket's place.

@@ -100,6 +100,8 @@ def _delivery(channel: int, method: bytes, properties: bytes, body: bytes) -> Ra
     tag_at = 1 + method[0]  # behind the consumer tag
     tag, redelivered, exchange_bytes = _deliver_middle(method, tag_at)
     key_at = tag_at + 10 + exchange_bytes
+    if key_at + 1 + method[key_at] != len(method):
+        raise ConnectionError("a delivery's frame is longer or shorter than what stands in it")
     exchange, routing_key = method[tag_at + 10 : key_at], method[key_at + 1 : key_at + 1 + method[key_at]]
     return _raw_delivery((channel, tag, redelivered & 1 == 1, exchange, routing_key, properties, body))
 
@@ -129,10 +131,14 @@ def _gathered(data: bytes, start: int, channel: int) -> _Content | None:
         _require_end(data, end)
         if frame_channel == channel and kind == _METHOD and data[start + 7 : start + 11] == _BASIC_DELIVER:
             return (properties, None, start, bytes(between))
-        if frame_channel == channel and kind == _HEADER and missing < 0:
+        if frame_channel == channel and (kind == _HEADER) != (missing < 0) and kind in {_HEADER, _BODY}:
+            raise ConnectionError("the frames of a delivery are not in their order")
+        if frame_channel == channel and kind == _HEADER:
             missing = _header_head(data, start)[3]
             properties = data[start + _HEADER_HEAD_BYTES : end - 1]
-        elif frame_channel == channel and kind == _BODY and missing > 0:
+        elif frame_channel == channel and kind == _BODY:
+            if size > missing:
+                raise ConnectionError(f"a delivery's body has {size} bytes where {missing} were left of it")
             pieces.append(data[start + 7 : end - 1])
             missing -= size
         else:
