@@ -13,6 +13,7 @@ import asyncpg
 from usage_events.tls import POSTGRES, advice
 
 from worker.errors import ConfigurationError, RowsRefusedError, SystemUnavailableError
+from worker.postgres.framing import check_answers
 from worker.postgres.hosts import each_host
 
 CONNECT_SECONDS_MAX = 10.0  # to all hosts of a DSN together
@@ -88,6 +89,7 @@ async def _connect(dsn: str, schema: str, *, name: str, seconds_max: float) -> a
     options: dict[str, Any] = {}
     if "target_session_attrs" not in dsn:
         options["target_session_attrs"] = "read-write"
+    check_answers()
     connection: asyncpg.Connection = await asyncpg.connect(
         dsn,
         timeout=seconds_max,
