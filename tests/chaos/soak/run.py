@@ -219,7 +219,11 @@ async def _result(under_way: _Soak, steady: Fleet, samples: Sequence[Sample], ru
 
 
 async def _left(stage: Stage) -> int:
-    """Sessions that workers have left in Postgres though they have ended, once the server has had its time."""
+    """Sessions that workers have left in Postgres though they have ended, once the server has had its time.
+
+    Those whose peer has vanished in a half-open connection end first: they would wait for TCP's keepalive, for hours.
+    """
+    await stage.workers_to_postgres.cut()
     query = """
         SELECT count(*) FROM pg_stat_activity
         WHERE datname = current_database() AND application_name LIKE 'usage-worker%'
