@@ -131,7 +131,7 @@ def _within(chance: random.Random, body: bytes, _: bytes) -> bytes:
         return body
     found = chance.choice(texts)
     text = bytearray(found[0])
-    for _ in range(chance.choice((1, 2, 2, 3))):
+    for _turn in range(chance.choice((1, 2, 2, 3))):
         text[chance.randrange(1, len(text) - 1)] = chance.choice(CHARACTERS)
     return body[: found.start()] + bytes(text) + body[found.end() :]
 
