@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import signal
 from typing import Any
 
 from chaos.fleet import NotFeltError
@@ -68,6 +69,9 @@ def _corrupt(side: str) -> Any:
     return act
 
 
+# Who reads a length that is too large waits for the rest: of an idle connection that is noticed after a minute, and a
+# stop before that has no answer within its deadline, which exits with 1.
+MISREAD = {"recovery_seconds_max": VANISHED_SECONDS_MAX, "exits": frozenset({0, 1, -signal.SIGKILL})}
 WAYS: dict[str, tuple[Any, dict[str, Any]]] = {
     "cut": (cut, {}),
     "cut and refused": (cut_and_refuse, {}),
@@ -75,9 +79,8 @@ WAYS: dict[str, tuple[Any, dict[str, Any]]] = {
     "half-open": (lose, {"recovery_seconds_max": VANISHED_SECONDS_MAX}),
     "delayed with jitter": (delay, {}),
     "in pieces of one byte": (chop, {}),
-    # Who reads a length that is too large waits for the rest.
-    "corrupted by the client": (_corrupt("client"), {"recovery_seconds_max": VANISHED_SECONDS_MAX}),
-    "corrupted by the server": (_corrupt("server"), {"recovery_seconds_max": VANISHED_SECONDS_MAX}),
+    "corrupted by the client": (_corrupt("client"), MISREAD),
+    "corrupted by the server": (_corrupt("server"), MISREAD),
 }
 
 
