@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+from contextlib import suppress
 
 from harness.worker import COMMAND
 
@@ -21,6 +22,17 @@ async def begin(stage: Stage, *arguments: str) -> asyncio.subprocess.Process:
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
+
+
+async def run_killed(stage: Stage, seconds: float, *arguments: str) -> None:
+    """Run it, and SIGKILL after so long unless it has ended."""
+    process = await begin(stage, *arguments)
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await process.wait()
+    if process.returncode is None:
+        process.kill()
+    await process.communicate()
 
 
 async def run(stage: Stage, *arguments: str) -> str:

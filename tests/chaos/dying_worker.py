@@ -1,12 +1,14 @@
 """`usage-worker`, but that it kills itself at a named point: the product has no hook for tests.
 
-CHAOS_POINT names the point, CHAOS_PASSES how often it may be passed before (a random number up to it).
+CHAOS_POINT names the point, CHAOS_PASSES how often it may be passed before: a number up to it, which CHAOS_POINT_SEED
+and CHAOS_WORKER, the worker's number, decide.
 """
 
 import os
 import random
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 from chaos.patching import put, run_worker
@@ -15,6 +17,7 @@ from worker.held import Held
 from worker.pipeline import Pipeline
 from worker.postgres import store as store_module
 from worker.postgres.store import PostgresStore
+from worker.postgres.writer_session import WriterSession
 from worker.rabbitmq.source import RabbitSource
 
 PASSES_MAX = 20
@@ -23,8 +26,8 @@ PASSES_MAX = 20
 class Point:
     """Passed a few times, then deadly."""
 
-    def __init__(self, passes_max: int) -> None:
-        self._left = random.SystemRandom().randint(0, passes_max)
+    def __init__(self, passes_max: int, seed: str = "") -> None:
+        self._left = random.Random(seed).randint(0, passes_max)
 
     def reach(self) -> None:
         """Pass it, or die."""
@@ -37,7 +40,7 @@ class Progress:
     """What the worker is doing."""
 
     is_stopping = False
-    writing = 0  # transactions that are open
+    transactions = 0  # that are open
 
 
 def after_copy_before_commit(point: Point) -> None:
@@ -53,16 +56,19 @@ def after_commit_before_ack(point: Point) -> None:
 def between_the_writers_commits(point: Point) -> None:
     """One writer has committed, another's transaction is open."""
 
-    async def write(store: PostgresStore, batch: Any) -> Any:
-        Progress.writing += 1
+    @asynccontextmanager
+    async def transaction(session: WriterSession) -> AsyncIterator[Any]:
+        begun = 0
         try:
-            return await before(store, batch)
+            async with before(session) as connection:
+                Progress.transactions += (begun := 1)
+                yield connection
         finally:
-            Progress.writing -= 1
-            if Progress.writing:
-                point.reach()
+            Progress.transactions -= begun
+        if Progress.transactions:  # this one is committed
+            point.reach()
 
-    before = put(PostgresStore, "write", write)
+    before = put(WriterSession, "transaction", transaction)
 
 
 def after_ack(point: Point) -> None:
@@ -132,5 +138,6 @@ POINTS: dict[str, Callable[[Point], None]] = {
 }
 
 if __name__ == "__main__":
-    POINTS[os.environ["CHAOS_POINT"]](Point(int(os.environ.get("CHAOS_PASSES", str(PASSES_MAX)))))
+    seed = f"{os.environ.get('CHAOS_POINT_SEED')} {os.environ.get('CHAOS_WORKER')}"
+    POINTS[os.environ["CHAOS_POINT"]](Point(int(os.environ.get("CHAOS_PASSES", str(PASSES_MAX))), seed))
     run_worker()

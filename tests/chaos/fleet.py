@@ -6,7 +6,7 @@ import random
 import signal
 import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from harness import WorkerProcess, until
@@ -89,15 +89,15 @@ class Fleet:
         """What each has written, those that have ended too."""
         return [log.read_text(errors="replace") for log in self._logs]
 
-    async def until_said(self, words: str, seconds_max: float = 30.0) -> None:
-        """Until one of them has logged this, from its start on: so a fault knows that it was felt.
+    async def until_said(self, words: str, since: int, seconds_max: float = 30.0) -> None:
+        """Until one of them has logged this once more than `since` times: so a fault knows that it was felt.
 
         Raises:
             NotFeltError: none has.
         """
         try:
             await until(
-                lambda: any(words in log for log in self.logs()),
+                lambda: self.times_said(words) > since,
                 f"a worker says {words!r}",
                 seconds_max=seconds_max,
                 details=lambda: "\n".join(worker.log_tail() for worker in self.running),
@@ -109,16 +109,16 @@ class Fleet:
         """How often they have logged this, from their start on."""
         return sum(log.count(words) for log in self.logs())
 
-    def tracebacks(self) -> list[str]:
-        """The ends of the logs of those that ended with an error that is nobody's."""
-        texts = self.logs()
-        return [text[text.index(TRACEBACK) :][:3000] for text in texts if TRACEBACK in text]
+    def tracebacks(self, but: Collection[str] = ()) -> list[str]:
+        """The ends of the logs of those that ended with an error that is nobody's, `but` the errors of these names."""
+        ends = [text[text.index(TRACEBACK) :] for text in self.logs() if TRACEBACK in text]
+        return [end[:3000] for end in ends if not any(name in end for name in but)]
 
     async def start_one(self) -> WorkerProcess:
         """For a slot: start one more."""
         log = self._folder / f"worker-{len(self._logs)}.log"
         self._logs.append(log)
-        environment = dict(self._environment)
+        environment = self._environment | {"CHAOS_WORKER": str(len(self._logs))}
         command = None
         if self._module:
             command = [sys.executable, "-m", self._module, "run"]

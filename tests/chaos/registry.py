@@ -32,7 +32,7 @@ class Fault:
     workers: int = 2
     load: Load = field(default_factory=Load)
     environment: Mapping[str, str] = field(default_factory=dict)
-    may_end_workers: bool = False  # with an error of their own: they are started again
+    may_end_with: str = ""  # the name of an error with which workers may end: they are started again
     exits: frozenset[int] = frozenset({0, -signal.SIGKILL})  # no worker may end with another status
     may_come_back: bool = False  # a message of which all was stored, so that workers are stopped twice
     mixes: bool = True  # with others at once, of the single servers

@@ -202,8 +202,7 @@ def _not_as_promised(stage: Stage, faults: Sequence[Fault], stops: int, unfelt: 
         found.append("messages came back though all was stored")
     if len(unfelt) == len(faults):
         found.append("nobody has felt any of it")
-    if not any(fault.may_end_workers for fault in faults):
-        found += stage.fleet.tracebacks()
+    found += stage.fleet.tracebacks(but={fault.may_end_with for fault in faults} - {""})
     return found
 
 

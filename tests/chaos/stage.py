@@ -50,7 +50,7 @@ WHOLE_SECONDS_MAX = 60.0
 STOPS_MAX = 3
 LEDGERS_BYTES_MAX = 2**26  # are held against the tables at once
 WORKER_SETTINGS = {"USAGE_BATCH_MAX_EVENTS": "200", "USAGE_BATCH_MAX_AGE": "0.1"}
-_AWAY = (OSError, TimeoutError, RuntimeError, asyncpg.PostgresError, asyncpg.InterfaceError)
+AWAY = (OSError, TimeoutError, RuntimeError, asyncpg.PostgresError, asyncpg.InterfaceError)
 _BROKER_AWAY = (aiormq.exceptions.AMQPError, aio_pika.exceptions.AMQPError, OSError, RuntimeError, TimeoutError)
 
 
@@ -164,11 +164,11 @@ class Stage:
 
     # Producers.
 
-    async def start_producers(self, load: Load) -> None:
-        """Begin to publish; each producer has a ledger of its own."""
+    async def start_producers(self, load: Load, name: str = "producer") -> None:
+        """Begin to publish; each producer has a ledger of its own, of this name."""
         now = datetime.now(UTC)
         for number in range(load.producers):
-            ledger = self.new_ledger(f"producer-{number}")
+            ledger = self.new_ledger(f"{name}-{number}")
             ahead_seconds = load.ahead_seconds[number % len(load.ahead_seconds)]
             options = Options(
                 amqp_url=_through(self.rabbitmq.amqp_url, self.producers_to_rabbitmq, user=PRODUCERS) + "?heartbeat=5",
@@ -186,7 +186,7 @@ class Stage:
                 padding_bytes=load.padding_bytes,
                 ids_from_ms=_first_ms(load.ids_of_months_ago),
             )
-            with (self.folder / f"producer-{number}.log").open("wb") as log:
+            with (self.folder / f"{name}-{number}.log").open("wb") as log:
                 self.producers.append(
                     await asyncio.create_subprocess_exec(
                         *options.command(), cwd=TESTS, stdin=asyncio.subprocess.PIPE, stdout=log, stderr=log
@@ -220,7 +220,7 @@ class Stage:
                     self._database_dsn = self.dsn
                     self._database = await asyncpg.connect(self.dsn, timeout=CALL_SECONDS_MAX)
                 return await self._database.fetchval(query, *arguments, timeout=CALL_SECONDS_MAX)
-            except _AWAY:
+            except AWAY:
                 self._forget_database()
                 if monotonic() > give_up_at:
                     raise
@@ -239,7 +239,7 @@ class Stage:
 
         await until(enough, f"{rows} more rows are stored", seconds_max=seconds_max, details=self.details)
 
-    async def until_felt(self, condition: Callable[[], Awaitable[bool]], what: str) -> None:
+    async def until_felt(self, condition: Callable[[], bool | Awaitable[bool]], what: str) -> None:
         """Until something shows that a fault was felt.
 
         Raises:

@@ -119,5 +119,4 @@ async def producers(stage: Stage, chance: random.Random) -> None:
 
 async def _restart(stage: Stage) -> None:
     await stage.fleet.replace()
-    await asyncio.sleep(1)  # or those that were killed would be taken for those that are up
     await stage.fleet.until_up()

@@ -2,6 +2,7 @@
 
 import random
 import resource
+import signal
 from collections.abc import Callable
 from typing import Any
 
@@ -21,13 +22,14 @@ DEATHS_SECONDS_MAX = 120.0
 LARGE: dict[str, Any] = {
     "load": Load(padding_bytes=15_000, sizes=((1, 60),), rate=300),
     "environment": {"USAGE_HELD_BYTES_MAX": str(8 * 2**20)},
-    "may_end_workers": True,
     "mixes": False,
     "recovery_seconds_max": 60.0,
 }
+NO_MEMORY = "MemoryError"
+ENDED = frozenset({0, 1, -signal.SIGKILL})  # 1: by that error
 
 
-@fault("worker's memory limited", **LARGE)
+@fault("worker's memory limited", **LARGE, may_end_with=NO_MEMORY, exits=ENDED)
 async def addresses(stage: Stage, _: random.Random) -> None:
     """Messages of 1 MB beside RLIMIT_AS: a worker that finds no memory ends, and is started again."""
 
@@ -35,28 +37,26 @@ async def addresses(stage: Stage, _: random.Random) -> None:
         limit_bytes = psutil.Process(pid).memory_info().vms + ADDRESSES_BYTES
         resource.prlimit(pid, resource.RLIMIT_AS, (limit_bytes, limit_bytes))
 
-    await _until_some_have_ended(stage, limit)
+    await _until_some_have_ended(stage, limit, lambda: sum(NO_MEMORY in log for log in stage.fleet.logs()))
 
 
 @fault("worker's memory limited by its container", **LARGE)
 async def group(stage: Stage, _: random.Random) -> None:
     """The same in a cgroup, as a container is: the kernel kills a worker that takes more."""
     async with MemoryGroup.make(GROUP_BYTES) as limited:
-        await _until_some_have_ended(stage, limited.add)
-        assert limited.kills() >= DEATHS, "something else has ended workers"
+        await _until_some_have_ended(stage, limited.add, limited.kills)
 
 
-async def _until_some_have_ended(stage: Stage, limit: Callable[[int], None]) -> None:
+async def _until_some_have_ended(stage: Stage, limit: Callable[[int], None], ended: Callable[[], int]) -> None:
     """Limit each worker once it consumes, and those that are started in their place, until enough have ended of it."""
     limited: set[int] = set()
-    before = stage.fleet.exits.total()
 
     async def enough() -> bool:
         for worker in stage.fleet.running:
             if worker.pid not in limited and worker.has_logged("consuming"):
                 limited.add(worker.pid)
                 limit(worker.pid)
-        return stage.fleet.exits.total() - before >= DEATHS
+        return ended() >= DEATHS
 
     what = f"{DEATHS} workers have ended for want of memory"
     try:

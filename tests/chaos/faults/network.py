@@ -5,6 +5,8 @@ import random
 import signal
 from typing import Any
 
+from harness.waiting import until
+
 from chaos.fleet import NotFeltError
 from chaos.proxy import Proxy
 from chaos.registry import fault
@@ -61,10 +63,13 @@ async def chop(proxy: Proxy, chance: random.Random) -> None:
 def _corrupt(side: str) -> Any:
     async def act(proxy: Proxy, chance: random.Random) -> None:
         """A byte of framing (type, channel, length, end) is overwritten on each connection, five times."""
-        for _ in range(CORRUPTIONS):
-            await proxy.tell(corrupts=side)
-            await asyncio.sleep(chance.uniform(0.5, 1.5))
-        await proxy.tell(corrupts="")
+        try:
+            for _ in range(CORRUPTIONS):
+                before = (await proxy.tell(corrupts=side))["touched"]
+                await _until_touched(proxy, before)
+                await asyncio.sleep(chance.uniform(0.5, 1.5))
+        finally:
+            await proxy.tell(corrupts="")
 
     return act
 
@@ -72,6 +77,18 @@ def _corrupt(side: str) -> Any:
 # Who reads a length that is too large waits for the rest: of an idle connection that is noticed after a minute, and a
 # stop before that has no answer within its deadline, which exits with 1.
 MISREAD = {"recovery_seconds_max": VANISHED_SECONDS_MAX, "exits": frozenset({0, 1, -signal.SIGKILL})}
+
+
+async def _until_touched(proxy: Proxy, before: int) -> None:
+    async def is_touched() -> bool:
+        return bool((await proxy.tell())["touched"] > before)
+
+    try:
+        await until(is_touched, "something is corrupted", seconds_max=VANISHED_SECONDS_MAX)
+    except TimeoutError as error:
+        raise NotFeltError(str(error)) from error
+
+
 WAYS: dict[str, tuple[Any, dict[str, Any]]] = {
     "cut": (cut, {}),
     "cut and refused": (cut_and_refuse, {}),

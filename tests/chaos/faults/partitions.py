@@ -2,7 +2,6 @@
 
 import asyncio
 import random
-from contextlib import suppress
 from datetime import UTC, datetime
 
 from chaos import command
@@ -21,13 +20,7 @@ ROWS = 200
 async def enabled(stage: Stage, chance: random.Random) -> None:
     """`usage-worker partitions enable`, killed at random instants and run again, then `ensure`; a worker is killed."""
     for _ in range(3):
-        process = await command.begin(stage, "partitions", "enable")
-        with suppress(TimeoutError):
-            async with asyncio.timeout(chance.uniform(0.3, 2)):
-                await process.wait()
-        if process.returncode is None:
-            process.kill()
-        await process.communicate()
+        await command.run_killed(stage, chance.uniform(0.3, 2), "partitions", "enable")
     await command.run(stage, "partitions", "enable")
     await _kill_a_worker(stage, chance)
     assert "made ai_usage_logs_" in await command.run(stage, "partitions", "ensure", "--ahead", "9")

@@ -8,11 +8,18 @@ from urllib.parse import quote
 import aio_pika
 from harness.waiting import until
 
+from chaos.faults.postgres import hold
 from chaos.registry import NotHereError, fault
 from chaos.stage import PRODUCERS, WORKERS, Stage
 from worker.demo.processes import LocalProcess
+from worker.demo.rabbitmq_server import find_script
 
+# What a worker says of each.
+CLOSED = "CONNECTION_FORCED"
+CANCELLED = "the broker cancelled the consumer"
+TIMED_OUT = "PRECONDITION_FAILED - delivery acknowledgement"
 NOT_LET_IN = "waiting for the broker"  # a worker, each time that its rights or its connection are not there
+_KEPT, _MONITOR = "chaos_watermark", "vm_memory_monitor"
 
 
 @fault("RabbitMQ restarted", recovery_seconds_max=60)
@@ -45,12 +52,13 @@ async def freeze(stage: Stage, chance: random.Random) -> None:
 @fault("RabbitMQ connections closed by an operator")
 async def close_connections(stage: Stage, chance: random.Random) -> None:
     """The workers' connections are closed at 10 random instants, the producers' at some of them."""
+    said = stage.fleet.times_said(CLOSED)
     for _ in range(10):
         await _close(stage, WORKERS)
         if chance.random() < 0.3:
             await _close(stage, PRODUCERS)
         await asyncio.sleep(chance.uniform(0, 0.8))
-    await stage.fleet.until_said("CONNECTION_FORCED")
+    await stage.fleet.until_said(CLOSED, said)
 
 
 # RabbitMQ 3.10 sometimes forgets acknowledgements on such a queue, so that nothing more comes: the workers notice that
@@ -58,6 +66,7 @@ async def close_connections(stage: Stage, chance: random.Random) -> None:
 @fault("RabbitMQ queue deleted and declared again", mixes=False, recovery_seconds_max=90)
 async def delete_queue(stage: Stage, chance: random.Random) -> None:
     """The empty queue is deleted under its consumers, three times: the broker cancels them."""
+    said = stage.fleet.times_said(CANCELLED)
     for _ in range(3):
         await stage.producers_to_rabbitmq.tell(frozen=True)  # or the operator would delete messages
         try:
@@ -69,18 +78,21 @@ async def delete_queue(stage: Stage, chance: random.Random) -> None:
         finally:
             await stage.producers_to_rabbitmq.tell(frozen=False)
         await asyncio.sleep(chance.uniform(0.5, 1.5))
-    await stage.fleet.until_said("the broker cancelled the consumer")
+    await stage.fleet.until_said(CANCELLED, said)
 
 
 @fault("RabbitMQ memory alarm")
 async def memory_alarm(stage: Stage, chance: random.Random) -> None:
     """The broker is short of memory for some seconds: it takes no publishes."""
+    # Kept where the broker runs: its default has changed with its versions.
+    await _evaluate(stage, f"application:set_env(rabbit, {_KEPT}, {_MONITOR}:get_vm_memory_high_watermark()).")
     await _control(stage, "set_vm_memory_high_watermark", "absolute", "1MB")
     try:
         await _until_alarm(stage, "mem_alarm")
         await asyncio.sleep(chance.uniform(2, 5))
     finally:
-        await _control(stage, "set_vm_memory_high_watermark", "0.6")
+        kept = f"{{ok, Kept}} = application:get_env(rabbit, {_KEPT})"
+        await _evaluate(stage, f"{kept}, {_MONITOR}:set_vm_memory_high_watermark(Kept).")
 
 
 @fault("RabbitMQ disk alarm")
@@ -97,15 +109,14 @@ async def disk_alarm(stage: Stage, chance: random.Random) -> None:
 @fault("RabbitMQ consumer time-out", mixes=False, recovery_seconds_max=60)
 async def consumer_timeout(stage: Stage, chance: random.Random) -> None:
     """Deliveries are held, because of a lock, for longer than the broker allows: it closes the channels."""
-    from chaos.faults.postgres import _hold
-
+    said = stage.fleet.times_said(TIMED_OUT)
     await _evaluate(stage, "application:set_env(rabbit, consumer_timeout, 2000).")
     await _evaluate(stage, "application:set_env(rabbit, channel_tick_interval, 1000).")
     try:
         await stage.workers_to_rabbitmq.cut()  # channels read their interval when they begin
         await stage.until_more_are_stored(300)
-        await _hold(stage, "LOCK TABLE ai_usage_logs IN ACCESS EXCLUSIVE MODE", chance.uniform(6, 9))
-        await stage.fleet.until_said("PRECONDITION_FAILED - delivery acknowledgement")
+        await hold(stage, "LOCK TABLE ai_usage_logs IN ACCESS EXCLUSIVE MODE", chance.uniform(6, 9))
+        await stage.fleet.until_said(TIMED_OUT, said)
     finally:
         await _evaluate(stage, "application:set_env(rabbit, consumer_timeout, 1800000).")
         await _evaluate(stage, "application:set_env(rabbit, channel_tick_interval, 60000).")
@@ -182,7 +193,8 @@ async def _control(stage: Stage, *arguments: str) -> None:
         NotHereError: it is no local process.
     """
     host = stage.rabbitmq._host
-    if not isinstance(host, LocalProcess):
+    script = find_script()
+    if script is None or not isinstance(host, LocalProcess):
         raise NotHereError("rabbitmqctl is run on a local process only")
     environment = {**host._environment, "RABBITMQ_LOGS": ""}
-    await asyncio.to_thread(host._folder.run, ["/usr/lib/rabbitmq/bin/rabbitmqctl", *arguments], environment)
+    await asyncio.to_thread(host._folder.run, [script.with_name("rabbitmqctl"), *arguments], environment)

@@ -5,8 +5,11 @@ import random
 import signal
 from typing import Any
 
+import aiohttp
+from harness import WorkerProcess
+
 from chaos import dying_worker
-from chaos.fleet import RESTART_SECONDS
+from chaos.fleet import RESTART_SECONDS, NotFeltError
 from chaos.registry import fault
 from chaos.stage import Stage
 
@@ -62,24 +65,57 @@ async def freeze(stage: Stage, chance: random.Random) -> None:
 async def freeze_for_long(stage: Stage, chance: random.Random) -> None:
     """SIGSTOP to one worker until the broker has given its deliveries to the other, then SIGCONT."""
     worker = await stage.fleet.pick(chance)
+    others = [other for other in stage.fleet.running if other is not worker]
+    before = [await _metric(other, "redeliveries_total") for other in others]
+
+    async def holds() -> bool:
+        return await _metric(worker, "held_events") > 0
+
+    await stage.until_felt(holds, "the worker holds something")
+    said = len(_lost(stage, worker))
     worker.send_signal(signal.SIGSTOP)
-    await stage.workers_to_rabbitmq.cut()  # the broker's side ends now instead of after its heartbeats
-    await stage.until_more_are_stored(300)
-    worker.send_signal(signal.SIGCONT)
+    try:
+        await stage.workers_to_rabbitmq.cut()  # the broker's side ends now instead of after its heartbeats
+        await stage.until_more_are_stored(300)
+        if others and [await _metric(other, "redeliveries_total") for other in others] == before:
+            raise NotFeltError("nothing came again")
+    finally:
+        if worker.status is None:
+            worker.send_signal(signal.SIGCONT)
+    await stage.until_felt(lambda: any(_lost(stage, worker)[said:]), "the worker learns that it has lost what it held")
+
+
+async def _metric(worker: WorkerProcess, name: str) -> float:
+    """0 where it has just ended of something else."""
+    try:
+        return await worker.metric(name)
+    except (OSError, aiohttp.ClientError, AssertionError):
+        return 0.0
+
+
+def _lost(stage: Stage, worker: WorkerProcess) -> list[int]:
+    """How many messages it held each time that it lost the queue's channel."""
+    return [
+        int(line["held"])
+        for line in worker.log_lines()
+        if line["event"] == "lost the broker" and line["queue"] == stage.settings.queue
+    ]
 
 
 @fault("from 1 worker to 8 and back", workers=1, recovery_seconds_max=60)
 async def scale(stage: Stage, chance: random.Random) -> None:
-    """Seven workers are started under load, and stopped by SIGTERM again."""
-    await stage.fleet.scale(8)
-    await stage.fleet.until_up()
-    await asyncio.sleep(chance.uniform(1, 3))
-    await stage.fleet.scale(1)
+    """Seven workers are started under load, and stopped by SIGTERM again; three times."""
+    for _ in range(3):
+        await stage.fleet.scale(8)
+        await stage.fleet.until_up()
+        await asyncio.sleep(chance.uniform(0, 3))
+        await stage.fleet.scale(1)
 
 
-async def _die_at(stage: Stage, point: str, passes_max: int) -> None:
+async def _die_at(stage: Stage, chance: random.Random, point: str, passes_max: int) -> None:
     """For some seconds every worker kills itself at this point, each after another number of passes."""
-    stage.fleet.use("chaos.dying_worker", CHAOS_POINT=point, CHAOS_PASSES=str(passes_max))
+    seed = str(chance.getrandbits(32))
+    stage.fleet.use("chaos.dying_worker", CHAOS_POINT=point, CHAOS_PASSES=str(passes_max), CHAOS_POINT_SEED=seed)
     await stage.fleet.replace()
     await asyncio.sleep(RESTART_SECONDS / 2)  # these deaths are noted now, and nobody has been started again
     before = stage.fleet.exits[-signal.SIGKILL]
@@ -91,8 +127,8 @@ async def _die_at(stage: Stage, point: str, passes_max: int) -> None:
 
 
 def _register(point: str, what: str, passes_max: int, **options: Any) -> None:
-    async def act(stage: Stage, _: random.Random) -> None:
-        await _die_at(stage, point, passes_max)
+    async def act(stage: Stage, chance: random.Random) -> None:
+        await _die_at(stage, chance, point, passes_max)
 
     act.__doc__, act.__module__ = what, __name__
     fault(f"worker killed {point.replace('_', ' ')}", mixes=False, **options)(act)
@@ -125,7 +161,7 @@ async def die_in_flush(stage: Stage, chance: random.Random) -> None:
     await _die_in_a_stop(stage, chance, "during_the_flush_of_a_stop", signals=1)
 
 
-@fault("worker killed before giving back", mixes=False)
+@fault("worker killed before giving back", mixes=False, exits=STOPPED)
 async def die_before_giving_back(stage: Stage, chance: random.Random) -> None:
     """A second SIGTERM has come and what is held is about to go back: SIGKILL."""
     await _die_in_a_stop(stage, chance, "before_giving_back", signals=2)

@@ -75,7 +75,7 @@ def drawn(faults: Mapping[str, Fault], chance: random.Random) -> list[Fault]:
         if fault.mixes
         and fault.soaks
         and fault.arrangement is Arrangement.SINGLE
-        and not (fault.environment or fault.may_end_workers or fault.load != plain)
+        and not (fault.environment or fault.may_end_with or fault.load != plain)
     ]
     return chance.sample(fitting, len(fitting))
 
