@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from usage_events.contract import MAX_AHEAD_SECONDS
+
 
 @dataclass(slots=True, frozen=True)
 class Load:
@@ -17,3 +19,11 @@ class Load:
     same_events: bool = False  # every producer publishes the same ones
     ids_of_months_ago: int = 0  # a quarter of the ids are UUIDv7s of so many months ago; 0: none
     ahead_seconds: Sequence[float] = (-300,)  # what their clocks are ahead of ours, one a producer, in turn
+
+    @property
+    def rows_per_second(self) -> float:
+        """How many rows all of this makes, where nothing is broken and nothing has piled up."""
+        clocks = [self.ahead_seconds[number % len(self.ahead_seconds)] for number in range(self.producers)]
+        taken = sum(ahead <= MAX_AHEAD_SECONDS for ahead in clocks)
+        different = min(taken, 1) if self.same_events else taken
+        return different * self.rate * (1 - self.unreadable_share) * (1 - self.bad_share)

@@ -124,7 +124,7 @@ async def play(
             await stage.start_producers(faults[0].load)
             await stage.fleet.until_up()  # or a fault would find only some of them
             await stage.until_more_are_stored(ROWS_BEFORE)
-            await stage.measure_rate()
+            await stage.measure_rate(faults[0].load)
             unfelt = await _do(stage, faults, chance)
             late = await _recover(stage, sum(fault.recovery_seconds_max for fault in faults))
             stops = await stage.settle(whole_seconds_max)

@@ -257,9 +257,9 @@ class Stage:
             answer = await channel.declare_queue(queue or self.settings.queue, passive=True)
             return answer.declaration_result.message_count or 0
 
-    async def measure_rate(self) -> None:
-        """How many rows come as long as nothing is broken."""
-        self.usual_rows_per_second = await rows_per_second(self)
+    async def measure_rate(self, load: Load) -> None:
+        """How many rows come as long as nothing is broken; not more than the load makes, where some had piled up."""
+        self.usual_rows_per_second = min(await rows_per_second(self), load.rows_per_second)
         assert self.usual_rows_per_second, "nothing is stored"
 
     async def until_flowing(self, seconds_max: float) -> float:

@@ -1,4 +1,4 @@
-"""The chaos suite's workers, without servers: what their logs show of a fault, and where they kill themselves."""
+"""The chaos suite's workers and load, without servers: what logs show of a fault, where workers kill themselves."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -8,6 +8,7 @@ import pytest
 from chaos import dying_worker
 from chaos.dying_worker import Point, Progress
 from chaos.fleet import TRACEBACK, Fleet, NotFeltError
+from chaos.load import Load
 
 from worker.postgres.writer_session import WriterSession
 
@@ -47,6 +48,14 @@ def test_a_point_lets_as_many_pass_where_its_seed_is_the_same() -> None:
         Point(1000, f"7 {worker}")._left for worker in range(5)
     ]
     assert len({Point(1000, f"7 {worker}")._left for worker in range(5)}) > 1
+
+
+def test_a_load_makes_so_many_rows() -> None:
+    """Of what is refused, and of what others publish as well, there are none."""
+    assert Load(producers=2, rate=100, bad_share=0.1).rows_per_second == pytest.approx(180)
+    assert Load(producers=4, rate=100, bad_share=0, same_events=True).rows_per_second == pytest.approx(100)
+    assert Load(producers=2, rate=100, bad_share=0, ahead_seconds=(240, 3600)).rows_per_second == pytest.approx(100)
+    assert Load(producers=2, rate=100, bad_share=0, unreadable_share=1).rows_per_second == 0
 
 
 class Counting(Point):
