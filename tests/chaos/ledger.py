@@ -2,7 +2,8 @@
 
 A ledger is a file of lines, one written before each event leaves and one after its confirmation, so that it is right
 however its producer ends. An event is known by its id, a body that nobody can read by its digest. The id also stands
-in the event's `endpoint`: a row is known by both.
+in the event's `endpoint`: a row is known by both. All other columns of a row stand in the line as a digest, and so
+does the body of an event that has to be refused, with the reason.
 """
 
 import asyncio
@@ -13,15 +14,19 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from hashlib import sha256
 from pathlib import Path
+from sys import intern
 from typing import Any, NamedTuple, Self
 
 import asyncpg
 
+from chaos.billed import COLUMNS, Billed, short_digest
+
+NO_REASON = "-"
 ENDPOINT = "/chaos/"  # and the id
-WRONG = ("lost", "doubled", "wrongly_dead", "misread", "made_up")
+WRONG = ("lost", "doubled", "wrongly_dead", "misread", "wrong_reason", "made_up")
 PARTS = "0123456789abcdef"  # what keys begin with
-_ROWS = """
-SELECT id::text, endpoint, tokens_used FROM ai_usage_logs
+_ROWS = f"""
+SELECT id::text, endpoint, {COLUMNS} FROM ai_usage_logs
 WHERE starts_with(id::text, $1)
 """
 _LETTERS = """
@@ -35,16 +40,21 @@ class Kind(StrEnum):
     """What has to become of an event."""
 
     GOOD = "good"  # a row, and no letter
-    BAD = "bad"  # a letter, and no row
-    UNREADABLE = "unreadable"  # a letter with this body
+    BAD = "bad"  # one letter, and no row
+    UNREADABLE = "unreadable"  # one letter with this body
 
 
 class Line(NamedTuple):
-    """An event, or a body that nobody can read. `tokens` is its total."""
+    """An event, or a body that nobody can read.
+
+    `digest` is that of the row which a good event has to become (`chaos.billed`), or of a bad event's text. `reason` is
+    the letter's.
+    """
 
     key: str
     kind: Kind
-    tokens: int
+    digest: str
+    reason: str = NO_REASON
 
 
 class LedgerFile:
@@ -61,7 +71,7 @@ class LedgerFile:
 
     def sent(self, lines: Iterable[Line]) -> None:
         """These leave now."""
-        self._file.write("".join(f"sent {line.key} {line.kind} {line.tokens}\n" for line in lines).encode())
+        self._file.write("".join(f"sent {' '.join(line)}\n" for line in lines).encode())
 
     def confirmed(self, lines: Iterable[Line]) -> None:
         """The broker has these."""
@@ -71,6 +81,11 @@ class LedgerFile:
 def digest(body: bytes) -> str:
     """The key of a body that nobody can read."""
     return sha256(body).hexdigest()
+
+
+def unreadable(body: bytes, reason: str) -> Line:
+    """A body that nobody can read, or survives to read, and its letter's reason."""
+    return Line(digest(body), Kind.UNREADABLE, short_digest(body), reason)
 
 
 @dataclass(slots=True)
@@ -95,7 +110,8 @@ class Ledger:
         for text in texts:
             word, key, *rest = text.split()
             if word == "sent":
-                self.sent[key] = Line(key, Kind(rest[0]), int(rest[1]))
+                kind, its_digest, reason = rest
+                self.sent[key] = Line(key, Kind(kind), its_digest, intern(reason))
             else:
                 self.confirmed.add(key)
                 self.confirmations += 1
@@ -115,6 +131,7 @@ class Books:
     doubled: set[str]
     wrongly_dead: set[str]
     misread: set[str]
+    wrong_reason: set[str]
     made_up: set[str]
     reasons: Counter[str]
 
@@ -143,18 +160,25 @@ async def balance(database: asyncpg.Connection, ledger: Ledger, of: str = "") ->
     rows = await database.fetch(_ROWS, of)
     letters = await database.fetch(_LETTERS, of)
     stored = Counter(row["endpoint"].removeprefix(ENDPOINT) for row in rows)
-    dead = {key for letter in letters for key in _keys(letter, ledger) if key.startswith(of)}
+    found = [(key, letter) for letter in letters for key in _keys(letter, ledger) if key.startswith(of)]
+    dead = Counter(key for key, _ in found)
     good = ledger.of_kind(Kind.GOOD)
-    unrefused = (ledger.confirmed - good) - dead  # bad, and no letter says so
+    due = ledger.sent.keys() - good
+    refused = [(ledger.sent[key], letter) for key, letter in found if key in due]
+    unrefused = (ledger.confirmed - good) - dead.keys()  # bad, and no letter says so
     return Books(
         events=len(ledger.confirmed),
         confirmations=ledger.confirmations,
-        lost=((ledger.confirmed & good) - stored.keys() - dead) | unrefused,
-        doubled={key for key, times in stored.items() if times > 1},
-        wrongly_dead=dead & good,
-        misread=_misread(rows, ledger) | (stored.keys() & ledger.of_kind(Kind.BAD)),
+        lost=((ledger.confirmed & good) - stored.keys() - dead.keys()) | unrefused,
+        doubled={key for key, times in stored.items() if times > 1}
+        | {line.key for line, _ in refused if dead[line.key] > 1},
+        wrongly_dead=dead.keys() & good,
+        misread=_misread_rows(rows, ledger)
+        | (stored.keys() & ledger.of_kind(Kind.BAD))
+        | {line.key for line, letter in refused if _is_misread(line, letter)},
+        wrong_reason={line.key for line, letter in refused if letter["reason"] != line.reason},
         made_up={row["id"] for row in rows if row["endpoint"] != f"{ENDPOINT}{row['id']}"}
-        | ((stored.keys() | dead) - ledger.sent.keys()),
+        | ((stored.keys() | dead.keys()) - ledger.sent.keys()),
         reasons=Counter(letter["reason"] for letter in letters if letter["event_id"] or of in {"", PARTS[0]}),
     )
 
@@ -180,7 +204,11 @@ def _keys(letter: Any, ledger: Ledger) -> set[str]:
     return {found.decode() for found in _IDS.findall(letter["body"])} & ledger.sent.keys() or {whole}
 
 
-def _misread(rows: Iterable[Any], ledger: Ledger) -> set[str]:
-    return {
-        row["id"] for row in rows if row["id"] in ledger.sent and row["tokens_used"] != ledger.sent[row["id"]].tokens
-    }
+def _misread_rows(rows: Iterable[Any], ledger: Ledger) -> set[str]:
+    sent = ((row, ledger.sent[row["id"]]) for row in rows if row["id"] in ledger.sent)
+    return {line.key for row, line in sent if line.digest != Billed.of_row(row).digest()}
+
+
+def _is_misread(line: Line, letter: Any) -> bool:
+    """Whether an event's own letter holds other bytes than were sent."""
+    return letter["event_id"] is not None and short_digest(letter["body"]) != line.digest

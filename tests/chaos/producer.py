@@ -16,16 +16,19 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 from pathlib import Path
 from time import monotonic
-from typing import Any
 from uuid import UUID
 
 import aio_pika
 import aiormq
 from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractExchange
+from usage_events.contract import Reason
 
-from chaos.ledger import ENDPOINT, Kind, LedgerFile, Line, digest
+from chaos.billed import short_digest
+from chaos.drawn import BAD, draw, due_reason
+from chaos.ledger import ENDPOINT, Kind, LedgerFile, Line, unreadable
 
 IN_FLIGHT_MAX = 200
 CALL_SECONDS_MAX = 10.0
@@ -33,13 +36,6 @@ RETRY_SECONDS = 0.2
 _TIME_PLACE = 80  # bits behind the time of a UUIDv7
 _FOUR_WEEKS_MS = 28 * 86_400_000
 _LOST = (aiormq.exceptions.AMQPError, aio_pika.exceptions.AMQPError, OSError, RuntimeError, TimeoutError)
-BAD: tuple[dict[str, Any], ...] = (
-    {"input_tokens": -1},
-    {"tokens_used": 2**30},
-    {"created_at": "2019-01-01T00:00:00Z"},
-    {"user_id": "99999999-9999-4999-8999-999999999999"},
-    {"input_token": 1},
-)
 
 
 @dataclass(slots=True, frozen=True)
@@ -52,8 +48,9 @@ class Options:
     seed: int
     rate: int
     created_at: str
-    user_id: str
-    organization_id: str
+    user_ids: Sequence[str]
+    organization_ids: Sequence[str]
+    number: int = 0  # among the producers of a seed
     sizes: Sequence[int] = (1, 1, 1, 10, 50)
     bad_share: float = 0.02
     unreadable_share: float = 0.0
@@ -74,29 +71,26 @@ class Message:
     lines: list[Line]
 
 
-def events(options: Options) -> Iterator[tuple[Line, dict[str, Any]]]:
-    """The sequence of this seed."""
+def events(options: Options) -> Iterator[tuple[Line, str]]:
+    """The sequence of this seed, as JSON."""
     chance = random.Random(options.seed)
     created_at = datetime.fromisoformat(options.created_at)
     while True:
         created_at += timedelta(microseconds=1)
         key = str(UUID(int=_timed(chance.getrandbits(128), options.ids_from_ms)))
-        tokens = chance.randrange(1, 10**6)
-        event: dict[str, Any] = {
-            "id": key,
-            "user_id": options.user_id,
-            "organization_id": options.organization_id,
-            "input_tokens": tokens,
-            "output_tokens": 7,
-            "endpoint": f"{ENDPOINT}{key}",
-            "created_at": created_at.isoformat(),
-        }
+        fields, billed = draw(chance, options.user_ids, options.organization_ids, created_at)
+        event = fields | {"id": key, "endpoint": f"{ENDPOINT}{key}"}
         if options.padding_bytes:
-            event["request_metadata"] = {"padding": "x" * options.padding_bytes}
-        is_bad = chance.random() < options.bad_share
-        kind = Kind.BAD if is_bad or options.is_in_future else Kind.GOOD
-        change = chance.choice(BAD)  # drawn each time: the sequence is the same whatever the share
-        yield Line(key, kind, tokens + 7), event | change if is_bad else event
+            metadata, padding = billed.metadata or {}, "x" * options.padding_bytes
+            event["request_metadata"] = metadata | {"padding": padding}
+            billed = billed._replace(metadata=metadata, padding=sha256(padding.encode()).hexdigest())
+        is_bad, bad = chance.random() < options.bad_share, chance.choice(BAD)  # both drawn whatever the share
+        reason = due_reason(bad if is_bad else None, is_in_future=options.is_in_future)
+        text = json.dumps(event | bad.change if is_bad else event, ensure_ascii=False)
+        if reason:
+            yield Line(key, Kind.BAD, short_digest(text.encode()), reason), text
+        else:
+            yield Line(key, Kind.GOOD, billed.digest()), text
 
 
 def _timed(bits: int, from_ms: int) -> int:
@@ -108,22 +102,22 @@ def _timed(bits: int, from_ms: int) -> int:
 
 def messages(options: Options) -> Iterator[Message]:
     """The same in messages."""
-    chance = random.Random(options.ledger)  # sizes are this producer's own
+    chance = random.Random(f"{options.seed} {options.number}")  # sizes are this producer's own
     source = events(options)
     while True:
         if chance.random() < options.unreadable_share:
             body = b'{"id": %d, ' % chance.getrandbits(64)
-            yield Message(body, [Line(digest(body), Kind.UNREADABLE, 0)])
+            yield Message(body, [unreadable(body, Reason.BAD_JSON)])
             continue
-        lines, members = zip(*(next(source) for _ in range(chance.choice(options.sizes))), strict=True)
-        yield Message(json.dumps(members[0] if len(members) == 1 else members).encode(), list(lines))
+        lines, texts = zip(*(next(source) for _ in range(chance.choice(options.sizes))), strict=True)
+        yield Message((texts[0] if len(texts) == 1 else f"[{', '.join(texts)}]").encode(), list(lines))
 
 
 def single(user_id: str, organization_id: str) -> Message:
     """One good event alone, like no other."""
     seed = random.SystemRandom().getrandbits(64)
     now = datetime.now(UTC).isoformat()
-    return next(messages(Options("", "", "", seed, 0, now, user_id, organization_id, sizes=(1,), bad_share=0.0)))
+    return next(messages(Options("", "", "", seed, 0, now, [user_id], [organization_id], sizes=(1,), bad_share=0.0)))
 
 
 class Producer:

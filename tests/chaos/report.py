@@ -33,7 +33,10 @@ GROUPS = {
         ["failover"],
         "primary killed, frozen, out of reach or going on; commits that did not wait",
     ),
-    "RabbitMQ": (["rabbitmq"], "restarted, killed, frozen, short of memory or disk, operated upon"),
+    "RabbitMQ": (
+        ["rabbitmq", "poison"],
+        "restarted, killed, frozen, short of memory or disk, operated upon; messages that kill every worker",
+    ),
     "RabbitMQ, three nodes": (["cluster"], "leader or follower killed, frozen, cut off; restarted one by one"),
     "the network": (
         ["network"],

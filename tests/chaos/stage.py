@@ -27,7 +27,7 @@ from usage_events.contract import MAX_AHEAD_SECONDS
 from chaos.fleet import Fleet, NotFeltError
 from chaos.home import TESTS
 from chaos.ledger import Books, Ledger, balance, balance_in_parts
-from chaos.load import Load
+from chaos.load import ORGANIZATIONS, USERS, Load
 from chaos.producer import Message, Options, single
 from chaos.proxy import LOOPBACK, Proxy
 from chaos.recovery import rows_per_second, seconds_until_flowing
@@ -178,8 +178,9 @@ class Stage:
                 rate=load.rate,
                 created_at=(now + timedelta(seconds=ahead_seconds)).isoformat(),
                 is_in_future=ahead_seconds > MAX_AHEAD_SECONDS,
-                user_id=str(USER),
-                organization_id=str(ORGANIZATION),
+                user_ids=[str(user) for user in USERS],
+                organization_ids=[str(organization) for organization in ORGANIZATIONS],
+                number=number,
                 sizes=load.sizes[number % len(load.sizes)],
                 bad_share=load.bad_share,
                 unreadable_share=load.unreadable_share,
@@ -327,8 +328,8 @@ class Stage:
     async def _prepare_database(self) -> None:
         connection = await connect(self.dsn, "public", name="chaos")
         await migrate(connection, "public")
-        await connection.execute("INSERT INTO users VALUES ($1)", USER)
-        await connection.execute("INSERT INTO organizations VALUES ($1)", ORGANIZATION)
+        await connection.execute("INSERT INTO users SELECT unnest($1::uuid[])", [*USERS])
+        await connection.execute("INSERT INTO organizations SELECT unnest($1::uuid[])", [*ORGANIZATIONS])
         await connection.close()
 
     def worker_environment(self) -> dict[str, str]:

@@ -6,12 +6,13 @@ from dataclasses import replace
 
 import asyncpg
 import pytest
-from harness import USER, until
+from harness import until
 
 import chaos.faults  # noqa: F401 - fills the registry
 from chaos.arrangement import Arrangement
 from chaos.broken_worker import MISTAKES
 from chaos.faults.postgres import A_WORKER_WAITS
+from chaos.load import USERS
 from chaos.registry import FAULTS, Fault
 from chaos.run import Outcome, play
 from chaos.stage import Servers, Stage
@@ -26,11 +27,11 @@ INSERT INTO users VALUES ('00000000-0000-4000-8000-000000000001') ON CONFLICT DO
 INSERT INTO organizations VALUES ('00000000-0000-4000-8000-000000000001') ON CONFLICT DO NOTHING
 """
 WHOLE_SECONDS_MAX = 10.0  # what is missing does not come
-_LOCK = f"SELECT FROM users WHERE id = '{USER}' FOR UPDATE"
+_LOCK = f"SELECT FROM users WHERE id = ANY ('{{{','.join(map(str, USERS))}}}') FOR UPDATE"
 
 
 async def in_the_middle_of_a_batch(stage: Stage, act: Callable[[], Awaitable[None]]) -> None:
-    """Do something while every writer waits for a lock, which is that of the events' user."""
+    """Do something while every writer waits for a lock, which is that of the events' users."""
     blocker = await asyncpg.connect(stage.dsn)
     try:
         await blocker.execute(_OTHERS)

@@ -1,30 +1,22 @@
-"""The chaos suite's own parts, without servers: its streams, proxy, ledger, producers and table."""
+"""The chaos suite's own parts, without servers: its streams, proxy, runs and their table."""
 
 import asyncio
-import json
 import random
 import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
-from itertools import islice
-from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import chaos.faults  # noqa: F401 - fills the registry
 import pytest
 from chaos.home import TESTS
-from chaos.ledger import ENDPOINT, Books, Kind, Ledger, LedgerFile, Line, balance, digest
-from chaos.producer import Options, messages
 from chaos.proxy import LOOPBACK, Carrier
 from chaos.registry import FAULTS
 from chaos.report import GROUPS, MARKS, PAGE, README, README_MARKS, how_played, summary, table
 from chaos.run import Outcome, mix
 from chaos.streams import WRONG_CHANNEL_MIN, WRONG_TYPE, Field, Framing, Place, Protocol, corrupted
 from harness import until
-from makers import ORGANIZATION, USER
 
 from worker.demo.hosts import free_ports
 
@@ -246,143 +238,15 @@ async def test_corruption_is_of_one_byte() -> None:
         assert through.carrier.obey({})["touched"] == 1
 
 
-# The ledger.
-
-
-class Tables:
-    """A database that holds these rows and letters."""
-
-    def __init__(self, rows: list[dict[str, Any]], letters: list[dict[str, Any]]) -> None:
-        self._answers = iter([rows, letters])
-
-    async def fetch(self, *_: str) -> list[dict[str, Any]]:
-        """The rows, then the letters."""
-        return next(self._answers)
-
-
-def row(key: str, tokens: int = 10, *, id_: str | None = None) -> dict[str, Any]:
-    """An event in the table."""
-    return {"id": id_ or key, "endpoint": f"{ENDPOINT}{key}", "tokens_used": tokens}
-
-
-def letter(key: str | None = None, body: bytes = b"") -> dict[str, Any]:
-    """A dead letter of an event or of a whole message."""
-    return {"event_id": key, "reason": "invalid" if key else "delivery_limit", "body": body}
-
-
-def ledger_of(folder: Path, *lines: Line, confirmed: bool = True) -> Ledger:
-    """What a producer has sent, as it is read from its file."""
-    path = folder / "ledger"
-    with LedgerFile(path) as file:
-        file.sent(lines)
-        if confirmed:
-            file.confirmed(lines)
-    return Ledger.read([path])
-
-
-async def books_of(ledger: Ledger, rows: list[dict[str, Any]], letters: list[dict[str, Any]]) -> Books:
-    """The books of these."""
-    return await balance(Tables(rows, letters), ledger)  # type: ignore[arg-type] # asks for rows and letters alone
-
-
-GOOD, BAD = (Line(str(uuid4()), kind, 10) for kind in (Kind.GOOD, Kind.BAD))
-UNREADABLE = Line(digest(b"{"), Kind.UNREADABLE, 0)
-RIGHT: tuple[list[dict[str, Any]], list[dict[str, Any]]] = (
-    [row(GOOD.key)],
-    [letter(BAD.key), letter(body=b"{")],
-)
-
-
-async def test_books_that_are_right(tmp_path: Path) -> None:
-    """A good event is a row, a bad one and an unreadable one are letters: nothing is wrong."""
-    books = await books_of(ledger_of(tmp_path, GOOD, BAD, UNREADABLE), *RIGHT)
-    assert (books.events, books.wrong) == (3, {})
-
-
-WHOLE = letter(body=json.dumps({"id": GOOD.key}).encode())
-MISTAKES: dict[str, tuple[str, list[dict[str, Any]], list[dict[str, Any]]]] = {
-    "a good event is nowhere": ("lost", [], RIGHT[1]),
-    "a bad event is nowhere": ("lost", RIGHT[0], RIGHT[1][1:]),
-    "an unreadable body is nowhere": ("lost", RIGHT[0], RIGHT[1][:1]),
-    "a good event has a letter": ("wrongly_dead", [], [*RIGHT[1], letter(GOOD.key)]),
-    "a good event has a letter beside its row": ("wrongly_dead", RIGHT[0], [*RIGHT[1], letter(GOOD.key)]),
-    "a good event is in a letter of a whole message": ("wrongly_dead", [], [*RIGHT[1], WHOLE]),
-    "other tokens": ("misread", [row(GOOD.key, 11)], RIGHT[1]),
-    "a bad event is stored": ("misread", [*RIGHT[0], row(BAD.key)], RIGHT[1]),
-    "an event of nobody": ("made_up", [*RIGHT[0], row(str(uuid4()))], RIGHT[1]),
-}
-
-
-@pytest.mark.parametrize("mistake", MISTAKES)
-async def test_books_that_are_wrong(tmp_path: Path, mistake: str) -> None:
-    """Each mistake is counted under its own name, and under no other."""
-    kind, rows, letters = MISTAKES[mistake]
-    books = await books_of(ledger_of(tmp_path, GOOD, BAD, UNREADABLE), rows, letters)
-    assert {name: count for name, count in books.counts.items() if count} == {kind: 1}
-
-
-async def test_an_event_under_another_id_is_doubled_and_made_up(tmp_path: Path) -> None:
-    """What was stored again under an id that nobody has sent is known by its endpoint."""
-    rows = [*RIGHT[0], row(GOOD.key, id_=str(uuid4()))]
-    books = await books_of(ledger_of(tmp_path, GOOD, BAD, UNREADABLE), rows, RIGHT[1])
-    assert (books.counts["doubled"], books.counts["made_up"]) == (1, 1)
-
-
-async def test_what_was_not_confirmed_may_be_missing(tmp_path: Path) -> None:
-    """The promise begins with the confirmation."""
-    books = await books_of(ledger_of(tmp_path, GOOD, BAD, UNREADABLE, confirmed=False), [], [])
-    assert (books.events, books.wrong) == (0, {})
-
-
-# Producers.
-
-
-def options(ledger: str, *sizes: int) -> Options:
-    """A producer's."""
-    return Options("", "", ledger, 7, 100, "2026-01-01T00:00:00+00:00", str(USER), str(ORGANIZATION), sizes=sizes)
-
-
-def test_two_producers_of_one_seed_publish_the_same_events_in_other_messages() -> None:
-    """What one sends alone the other sends in arrays, equal to the last character."""
-    alone = [json.loads(message.body) for message in islice(messages(options("a", 1)), 200)]
-    arrays = [event for message in islice(messages(options("b", 50)), 4) for event in json.loads(message.body)]
-    assert alone == arrays
-
-
-def test_a_producer_ends_with_whoever_started_it(tmp_path: Path) -> None:
-    """Also where that one was killed: a run that was given up leaves nobody who publishes."""
-    command = replace(options(str(tmp_path / "ledger"), 1), amqp_url="amqp://127.0.0.1:1/").command()
-    producer = subprocess.Popen(command, cwd=TESTS, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL)
-    assert producer.stdin is not None
-    producer.stdin.close()
-    assert producer.wait(90) == 1
-
-
-def test_a_producer_sends_bad_events_and_says_so() -> None:
-    """About one in fifty, and the ledger's line says which."""
-    lines = [line for message in islice(messages(options("a", 50)), 100) for line in message.lines]
-    assert 50 < sum(line.kind is Kind.BAD for line in lines) < 200
-    assert len({line.key for line in lines}) == 5000
-
-
-def test_a_producer_whose_clock_is_ahead_knows_that_it_will_be_refused() -> None:
-    """Each of its events is bad for the ledger, and what it sends is else the same."""
-    right, ahead = (
-        [line for message in islice(messages(one), 10) for line in message.lines]
-        for one in (options("a", 50), replace(options("a", 50), is_in_future=True))
-    )
-    assert {line.kind for line in ahead} == {Kind.BAD}
-    assert [line.key for line in ahead] == [line.key for line in right]
-
-
 # Workers that are not the product's.
 
 _APPLY = """
-from chaos import broken_worker, dying_worker
+from chaos import broken_worker, dying_worker, poisoned_worker
 for broken in broken_worker.MISTAKES.values():
     broken()
 for deadly in dying_worker.POINTS.values():
     deadly(dying_worker.Point(1))
+poisoned_worker.die_of_a_mark()
 """
 
 

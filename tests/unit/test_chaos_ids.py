@@ -12,7 +12,7 @@ from worker.retention.months import Month
 
 COUNT = 400
 OLD = Month.of(datetime.now(UTC)).plus(-30)
-PLAIN = Options("", "", "", 1, 0, datetime.now(UTC).isoformat(), str(USER), str(ORGANIZATION))
+PLAIN = Options("", "", "", 1, 0, datetime.now(UTC).isoformat(), [str(USER)], [str(ORGANIZATION)])
 
 
 def keys(options: Options) -> list[UUID]:

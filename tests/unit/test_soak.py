@@ -6,12 +6,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from uuid import UUID
 
 import chaos.faults  # noqa: F401 - fills the registry
 import pytest
 from chaos import cgroup
-from chaos.ledger import ENDPOINT, Kind, LedgerFile, Line, balance_in_parts, digest
 from chaos.registry import FAULTS, NotHereError
 from chaos.report import PAGE
 from chaos.soak.__main__ import main
@@ -303,45 +301,6 @@ def test_a_picture_is_drawn(tmp_path: Path) -> None:
     run.samples[3:5] = [Sample(15.0), replace(run.samples[4], workers={"other": other}, ready=None)]
     save(run, tmp_path / "soak.svg")
     assert (tmp_path / "soak.svg").read_text(encoding="utf-8").rstrip().endswith("</svg>")
-
-
-# The books in parts.
-
-
-class Tables:
-    """A database that holds these rows and letters, and answers for a part of the keys."""
-
-    def __init__(self, rows: list[dict[str, Any]], letters: list[dict[str, Any]]) -> None:
-        self._rows = rows
-        self._letters = letters
-
-    async def fetch(self, query: str, of: str) -> list[dict[str, Any]]:
-        """As the server would."""
-        if "ai_usage_logs" in query:
-            return [row for row in self._rows if row["id"].startswith(of)]
-        return [one for one in self._letters if one["event_id"] is None or one["event_id"].startswith(of)]
-
-
-async def test_books_in_parts_are_the_books(tmp_path: Path) -> None:
-    """Over keys of every first digit each mistake is counted once, and what is right is no mistake in another part."""
-    chance = random.Random(1)
-    good = [Line(str(UUID(int=chance.getrandbits(128))), Kind.GOOD, 10) for _ in range(300)]
-    bad = [Line(str(UUID(int=chance.getrandbits(128))), Kind.BAD, 10) for _ in range(50)]
-    unreadable = [Line(digest(b"{%d" % number), Kind.UNREADABLE, 0) for number in range(50)]
-    paths = [tmp_path / name for name in ("a", "b")]
-    for path, lines in zip(paths, ([*good[:200], *bad], [*good[200:], *unreadable]), strict=True):
-        with LedgerFile(path) as ledger:
-            ledger.sent(lines)
-            ledger.confirmed(lines)
-    rows = [{"id": one.key, "endpoint": f"{ENDPOINT}{one.key}", "tokens_used": 10} for one in good[3:]]
-    rows[0]["tokens_used"] = 11
-    letters: list[dict[str, Any]] = [{"event_id": one.key, "reason": "invalid", "body": b""} for one in [good[0], *bad]]
-    letters += [{"event_id": None, "reason": "bad_json", "body": b"{%d" % number} for number in range(49)]
-    books = await balance_in_parts(Tables(rows, letters), paths)  # type: ignore[arg-type] # asks for these alone
-    assert books.counts == {"lost": 3, "doubled": 0, "wrongly_dead": 1, "misread": 1, "made_up": 0}
-    assert books.lost == {good[1].key, good[2].key, unreadable[49].key}
-    assert (books.events, books.confirmations) == (400, 400)
-    assert books.reasons == {"invalid": 51, "bad_json": 49}
 
 
 # Groups of processes.
