@@ -6,6 +6,8 @@ from contextlib import suppress
 from typing import Any
 from uuid import uuid4
 
+from usage_events.contract import Reason
+
 from chaos.patching import put, run_worker
 from worker import app
 from worker.batch import Batch
@@ -59,6 +61,23 @@ def knows_no_ids() -> None:
     before = put(app, "decode_delivery", decode)
 
 
+def misreads() -> None:
+    """Input and output tokens stand in each other's column, and whatever is refused is called invalid."""
+
+    def decode(*arguments: Any) -> Decoded:
+        decoded: Decoded = before(*arguments)
+        events = [
+            event._replace(input_tokens=event.output_tokens, output_tokens=event.input_tokens)
+            for event in decoded.events
+        ]
+        rejects = [
+            reject._replace(refusal=reject.refusal._replace(reason=Reason.INVALID)) for reject in decoded.rejects
+        ]
+        return Decoded(events, decoded.places, rejects)
+
+    before = put(app, "decode_delivery", decode)
+
+
 def knows_no_standby() -> None:
     """What is committed on the primary is taken for stored, whatever the server says of its standby."""
     put(CommitWatch, "_hear", lambda *_: None)
@@ -66,7 +85,7 @@ def knows_no_standby() -> None:
 
 MISTAKES: dict[str, Callable[[], None]] = {
     made.__name__: made
-    for made in (acknowledges_before_the_commit, knows_no_generations, knows_no_ids, knows_no_standby)
+    for made in (acknowledges_before_the_commit, knows_no_generations, knows_no_ids, misreads, knows_no_standby)
 }
 
 if __name__ == "__main__":

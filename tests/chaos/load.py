@@ -5,12 +5,11 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from harness import ORGANIZATION, USER
+from usage_events.contract import MAX_AHEAD_SECONDS
 
 # Whose events are published; all exist.
 USERS = (USER, *(UUID(f"11111111-1111-4111-8111-{number:012}") for number in (2, 3)))
 ORGANIZATIONS = (ORGANIZATION, *(UUID(f"22222222-2222-4222-8222-{number:012}") for number in (2, 3)))
-
-from usage_events.contract import MAX_AHEAD_SECONDS
 
 
 @dataclass(slots=True, frozen=True)

@@ -110,6 +110,14 @@ async def test_forgotten_ids_are_noticed(servers: Servers) -> None:
 
 
 @pytest.mark.chaos
+async def test_columns_and_reasons_that_are_mixed_up_are_noticed(servers: Servers) -> None:
+    """Every event is there once, and no total is wrong."""
+    outcome = await play_broken(servers, fault_of(wait_for_more), "misreads")
+    wrong = {kind for kind, count in outcome.counts.items() if count}
+    assert wrong == {"misread", "wrong_reason"}
+
+
+@pytest.mark.chaos
 @pytest.mark.parametrize("servers", [Arrangement.FAILOVER], indirect=True)
 async def test_commits_that_did_not_wait_for_the_standby_are_noticed(servers: Servers) -> None:
     """What only the lost primary had was acknowledged, and is missing from the books of the new one."""
