@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Callable, Sequence
 from itertools import groupby
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from chaos.soak.samples import Sample, WorkerSample
 from chaos.soak.verdict import MIB, Point, rates
 
 STEADY, OTHER, THIRD = "#12436d", "#d9822b", "#28a197"
+NUMBERS_MAX = 40  # above the bands
 SHADES = ("#f46a25", "#5694ca", "#801650", "#28a197", "#a285d1", "#6b7783")
 WIDTH_INCHES, PANEL_INCHES = 11.0, 1.75
 EVENTS = "events a second"
@@ -125,7 +127,11 @@ def _shade(axes: Any, played: Sequence[Played]) -> None:
 
 
 def _number(axes: Any, played: Sequence[Played]) -> None:
+    """As many as there is room for."""
+    every = ceil(len(played) / NUMBERS_MAX)
     for number, one in enumerate(played, 1):
+        if number % every:
+            continue
         axes.text(
             (one.begin_seconds + one.mended_seconds) / 120, 1.02, f"{number}", transform=axes.get_xaxis_transform(),
             ha="center", va="bottom", fontsize=7, color="#333333",

@@ -131,21 +131,13 @@ class Soaked:
         """Out of its file; what one of an earlier version lacks is what can be known of it."""
         written_on = datetime.fromtimestamp(path.stat().st_mtime, UTC).date().isoformat()
         fields: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if "seen_on" not in fields:
-            fields |= {"seen_on": written_on, "left": max(0, fields["left"] - _vanished(fields))}
+        fields.setdefault("seen_on", written_on)
         fields["played"] = [_played(one) for one in fields["played"]]
         fields["flatness"] = {
             name: None if one is None else Flatness(**one) for name, one in fields["flatness"].items()
         }
         fields["samples"] = [_sample(one) for one in fields["samples"]]
         return cls(**fields)
-
-
-def _vanished(fields: Mapping[str, Any]) -> int:
-    """Sessions whose peer had vanished in the last half-open fault: an earlier version counted them as left behind."""
-    begun = [one["begin_seconds"] for one in fields["played"] if one["name"] == "workers to Postgres half-open"]
-    before = [one["sessions_of_all"] for one in fields["samples"] if begun and one["at_seconds"] < begun[-1]]
-    return next((sessions for sessions in reversed(before) if sessions is not None), 0)
 
 
 def _played(fields: Mapping[str, Any]) -> Played:
