@@ -19,7 +19,8 @@ PATIENCE_SECONDS = 44.0  # a worker's session gives up what is not answered with
 FOUND_SECONDS_MAX = 150.0  # within these the workers write to the new primary, whatever has become of the old one
 ROWS = 200
 WAITING = f"FROM pg_stat_activity WHERE {WORKERS} AND wait_event = 'SyncRep'"
-ENDINGS = ("pg_cancel_backend", "pg_terminate_backend")
+CANCEL = "pg_cancel_backend"
+ENDINGS = (CANCEL, "pg_terminate_backend")
 
 Break = Callable[[Pair], Awaitable[Any]]
 
@@ -110,8 +111,7 @@ async def split(stage: Stage, chance: random.Random) -> None:
     """The standby is promoted while the primary runs, whose waiting commits are cancelled and ended; then that ends."""
     pair = pair_of(stage)
     old = await promote(stage)
-    async with asyncio.timeout(FOUND_SECONDS_MAX):
-        await end_waits(stage, old, chance, seconds=chance.uniform(3, 8))
+    await end_waits(stage, old, chance, seconds=chance.uniform(3, 8))
     await asyncio.to_thread(old.end)
     await until_found(stage)
     await asyncio.to_thread(pair.rejoin)
@@ -195,15 +195,21 @@ async def until_one_waits(stage: Stage) -> None:
 async def end_waits(stage: Stage, node: Node, chance: random.Random, *, seconds: float) -> None:
     """For so long each commit of a worker that waits for a standby is cancelled or its session ended; at least one.
 
-    They are looked for in the run's database on this node, which need not be the primary any more.
+    They are looked for in the run's database on this node, which need not be the primary any more. The first are
+    cancelled: a worker whose session ends learns without being told that its commit is worth nothing.
+
+    Raises:
+        TimeoutError: none waits.
     """
     database = await asyncpg.connect(stage.dsn_of(node.server), timeout=30)
     ended = 0
     try:
-        give_up_at = monotonic() + seconds
-        while monotonic() < give_up_at or not ended:
-            ended += await database.fetchval(f"SELECT count({chance.choice(ENDINGS)}(pid)) {WAITING}")
-            await asyncio.sleep(chance.uniform(0, 0.3))
+        until_at = monotonic() + seconds
+        async with asyncio.timeout(FOUND_SECONDS_MAX):
+            while monotonic() < until_at or not ended:
+                ending = chance.choice(ENDINGS) if ended else CANCEL
+                ended += await database.fetchval(f"SELECT count({ending}(pid)) {WAITING}")
+                await asyncio.sleep(chance.uniform(0, 0.3))
     finally:
         database.terminate()
 
