@@ -24,7 +24,8 @@ _AWAY = (OSError, HTTPException)
 # The nodes notice after the tick time and a quarter of it; then the others go on for a while without it.
 APART_SECONDS = (2.0 * TICK_SECONDS, 4.0 * TICK_SECONDS)
 SHORTLY_APART_SECONDS = (0.2 * TICK_SECONDS, 0.7 * TICK_SECONDS)
-NOTICED_SECONDS_MAX = 60.0
+NOTICED_SECONDS_MAX = FLOWING_SECONDS_MAX = 60.0
+ON_ITS_WAY_SECONDS = 2.0  # a confirmation, at most
 ALL_ON_ONE_SIDE = 0.7  # of the partitions begin with every client on the leader's node
 
 
@@ -36,6 +37,7 @@ async def kill_leader(stage: Stage, chance: random.Random) -> None:
             leader = await _leader(stage, cluster)
             await asyncio.to_thread(leader.kill)
             await _until_led_by_another(stage, cluster, leader)
+            await stage.until_flowing(FLOWING_SECONDS_MAX)
             await asyncio.sleep(chance.uniform(0, 3))
             await _start(stage, cluster)
 
@@ -48,7 +50,7 @@ async def kill_follower(stage: Stage, chance: random.Random) -> None:
         follower = chance.choice(cluster.others(leader))
         await asyncio.to_thread(follower.kill)
         await _until_seen(stage, leader, lambda queue: follower.name not in queue.online)
-        await stage.until_more_are_stored(300)
+        await stage.until_flowing(FLOWING_SECONDS_MAX)
         await _start(stage, cluster)
 
 
@@ -65,20 +67,23 @@ async def freeze_leader(stage: Stage, chance: random.Random) -> None:
             await asyncio.to_thread(leader.thaw)
         # For its clients it goes on where it stood. 3.10 does not notice that the others have gone on without it, and
         # neither pauses nor joins them (tried).
-        await _meet_again(cluster, leader, chance)
+        await _meet_again(stage, cluster, leader, chance)
 
 
 @fault("two of three RabbitMQ nodes killed", **_CLUSTER)
 async def kill_majority(stage: Stage, chance: random.Random) -> None:
     """SIGKILL to two nodes: the queue has no majority and takes nothing until one of them is back."""
     async with _whole(stage) as cluster:
-        leader = await _leader(stage, cluster)
-        left = chance.choice(cluster.nodes)
-        lost = cluster.others(left)
+        lost = chance.sample(cluster.nodes, 2)
         for node in lost:
             await asyncio.to_thread(node.kill)
-        assert all(node.refuses() for node in lost), f"still there: {lost}, led by {leader.name}"
+        assert all(node.refuses() for node in lost)
+        await asyncio.sleep(ON_ITS_WAY_SECONDS)
+        before = _confirmations(stage)
         await asyncio.sleep(chance.uniform(1, 2.0 * TICK_SECONDS))
+        assert _confirmations(stage) == before, "something was confirmed without a majority"
+        await asyncio.to_thread(lost[-1].start)
+        await stage.until_flowing(FLOWING_SECONDS_MAX)
         await _start(stage, cluster)
 
 
@@ -89,7 +94,8 @@ async def kill_all(stage: Stage, chance: random.Random) -> None:
         await asyncio.to_thread(cluster.kill)
         assert all(node.refuses() for node in cluster.nodes)
         await asyncio.sleep(chance.uniform(0, 3))
-        await _start(stage, cluster)
+        await asyncio.to_thread(cluster.start)
+        await stage.until_flowing(FLOWING_SECONDS_MAX)
 
 
 @fault("RabbitMQ nodes restarted one by one", **_CLUSTER)
@@ -110,17 +116,19 @@ async def part_paused(stage: Stage, chance: random.Random) -> None:
     """No way between the leader's node and the two others for longer than the tick time, nobody is told; it pauses."""
     if _cluster(stage).joins_by_itself:
         raise NotHereError("this RabbitMQ pauses no node: Khepri is enabled")
-    async with _whole(stage) as cluster, _parted(stage, cluster, chance) as alone:
-        # It finds itself in the minority, and closes its listeners and connections.
-        await _until_led_by_another(stage, cluster, alone)
-        await until(
-            lambda: asyncio.to_thread(alone.refuses),
-            f"{alone.name} pauses",
-            seconds_max=NOTICED_SECONDS_MAX,
-            details=stage.details,
-        )
-        await stage.until_more_are_stored(300)  # on the other side
-        await asyncio.sleep(chance.uniform(*APART_SECONDS))
+    async with _whole(stage) as cluster:
+        async with _parted(stage, cluster, chance) as alone:
+            # It finds itself in the minority, and closes its listeners and connections.
+            await _until_led_by_another(stage, cluster, alone)
+            await until(
+                lambda: asyncio.to_thread(alone.refuses),
+                f"{alone.name} pauses",
+                seconds_max=NOTICED_SECONDS_MAX,
+                details=stage.details,
+            )
+            await stage.until_flowing(FLOWING_SECONDS_MAX)  # on the other side
+            await asyncio.sleep(chance.uniform(*APART_SECONDS))
+        await stage.until_flowing(FLOWING_SECONDS_MAX)
 
 
 @fault("queue leader cut off, and goes on", **_CLUSTER)
@@ -131,7 +139,7 @@ async def part_ignored(stage: Stage, chance: random.Random) -> None:
             await _until_led_by_another(stage, cluster, alone)
             await asyncio.sleep(chance.uniform(*APART_SECONDS))
             assert not alone.refuses(), "it has paused"
-        await _meet_again(cluster, alone, chance)
+        await _meet_again(stage, cluster, alone, chance)
 
 
 @fault("queue leader cut off for a moment", **_CLUSTER)
@@ -141,7 +149,7 @@ async def part_shortly(stage: Stage, chance: random.Random) -> None:
         for _ in range(3):
             async with _parted(stage, cluster, chance):
                 await asyncio.sleep(chance.uniform(*SHORTLY_APART_SECONDS))
-            await stage.until_more_are_stored(200)
+            await stage.until_flowing(FLOWING_SECONDS_MAX)
 
 
 @fault("workers started on a node that is cut off", **_CLUSTER)
@@ -160,8 +168,13 @@ async def start_apart(stage: Stage, chance: random.Random) -> None:
             finally:
                 await proxy.tell(prefers=0)
             await stage.fleet.until_up(NOTICED_SECONDS_MAX)
-            await stage.until_more_are_stored(300, seconds_max=120)  # past the watch for a consumer that gets nothing
-        await _meet_again(cluster, alone, chance)
+            await stage.until_flowing(2 * FLOWING_SECONDS_MAX)  # past the watch for a consumer that gets nothing
+        await _meet_again(stage, cluster, alone, chance)
+
+
+def _confirmations(stage: Stage) -> int:
+    """How many the producers have by now."""
+    return sum(path.read_bytes().count(b"confirmed ") for path in stage.producers_ledgers)
 
 
 async def _has_links(proxy: Proxy) -> bool:
@@ -183,11 +196,12 @@ async def _whole(stage: Stage) -> AsyncIterator[Cluster]:
     await _until_whole(stage, cluster)
 
 
-async def _meet_again(cluster: Cluster, node: Node, chance: random.Random) -> None:
+async def _meet_again(stage: Stage, cluster: Cluster, node: Node, chance: random.Random) -> None:
     """The others have gone on without it: both sides meet, with clients at both, and an operator restarts it."""
     await asyncio.sleep(chance.uniform(0, 2.0 * TICK_SECONDS))
     if not cluster.joins_by_itself:
         await asyncio.to_thread(node.restart)
+    await stage.until_flowing(FLOWING_SECONDS_MAX)
 
 
 @asynccontextmanager

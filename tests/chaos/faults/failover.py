@@ -17,7 +17,6 @@ from chaos.stage import Stage
 
 PATIENCE_SECONDS = 44.0  # a worker's session gives up what is not answered within 40 s
 FOUND_SECONDS_MAX = 150.0  # within these the workers write to the new primary, whatever has become of the old one
-ROWS = 200
 WAITING = f"FROM pg_stat_activity WHERE {WORKERS} AND wait_event = 'SyncRep'"
 CANCEL = "pg_cancel_backend"
 ENDINGS = (CANCEL, "pg_terminate_backend")
@@ -40,11 +39,6 @@ async def promote(stage: Stage) -> Node:
     return old
 
 
-async def until_found(stage: Stage) -> None:
-    """Until the workers write to the primary of now."""
-    await stage.until_more_are_stored(ROWS, seconds_max=FOUND_SECONDS_MAX)
-
-
 async def fail_over(stage: Stage, chance: random.Random, break_primary: Break) -> None:
     """Twice, there and back: break, promote, write; then the old primary becomes a standby, from a new copy."""
     pair = pair_of(stage)
@@ -52,7 +46,7 @@ async def fail_over(stage: Stage, chance: random.Random, break_primary: Break) -
         await break_primary(pair)
         await asyncio.sleep(chance.uniform(0, 2))
         await promote(stage)
-        await until_found(stage)
+        await stage.until_flowing(FOUND_SECONDS_MAX)
         await asyncio.to_thread(pair.rejoin)
         await asyncio.sleep(chance.uniform(0, 1))
 
@@ -88,7 +82,7 @@ async def frozen(stage: Stage, chance: random.Random) -> None:
     old = await promote(stage)
     await asyncio.sleep(chance.uniform(1, 6))
     await asyncio.to_thread(old.end)
-    await until_found(stage)
+    await stage.until_flowing(FOUND_SECONDS_MAX)
     await asyncio.to_thread(pair.rejoin)
 
 
@@ -101,7 +95,7 @@ async def out_of_reach(stage: Stage, chance: random.Random) -> None:
     assert links, "no worker was connected to the primary"
     await asyncio.sleep(chance.uniform(0, 2))
     await promote(stage)
-    await until_found(stage)
+    await stage.until_flowing(FOUND_SECONDS_MAX)
     await proxy.tell(loses=False)
     await asyncio.to_thread(pair.rejoin)
 
@@ -113,7 +107,7 @@ async def split(stage: Stage, chance: random.Random) -> None:
     old = await promote(stage)
     await end_waits(stage, old, chance, seconds=chance.uniform(3, 8))
     await asyncio.to_thread(old.end)
-    await until_found(stage)
+    await stage.until_flowing(FOUND_SECONDS_MAX)
     await asyncio.to_thread(pair.rejoin)
 
 
@@ -165,7 +159,7 @@ async def switch_over(stage: Stage, chance: random.Random) -> None:
     for _ in range(2):
         await asyncio.to_thread(pair.stop, "fast")
         await promote(stage)
-        await until_found(stage)
+        await stage.until_flowing(FOUND_SECONDS_MAX)
         await asyncio.to_thread(pair.rejoin, afresh=False)
         await asyncio.sleep(chance.uniform(0, 1))
 
@@ -178,7 +172,7 @@ async def demoted(stage: Stage, chance: random.Random) -> None:
         await asyncio.to_thread(pair.execute, statement)
     await asyncio.sleep(chance.uniform(0.5, 3))
     old = await promote(stage)
-    await until_found(stage)
+    await stage.until_flowing(FOUND_SECONDS_MAX)
     assert old.host.is_running(), "the workers were not made to leave it by its end"
     await asyncio.to_thread(pair.rejoin)
 
@@ -220,5 +214,5 @@ async def lose_primary(stage: Stage) -> None:
     await asyncio.to_thread(pair.kill)
     await asyncio.to_thread(pair.standby.follow)
     await promote(stage)
-    await until_found(stage)
+    await stage.until_flowing(FOUND_SECONDS_MAX)
     await asyncio.to_thread(pair.rejoin)
