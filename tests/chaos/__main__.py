@@ -7,6 +7,7 @@ import argparse
 import asyncio
 import math
 import random
+import signal
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
@@ -104,6 +105,7 @@ def play_on(servers: Servers, chosen: Sequence[tuple[int, list[Fault]]], results
 def main(arguments: Sequence[str] | None = None) -> int:
     """Start servers, play, report; the exit status."""
     options = parse(arguments)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # or workers would outlive it
     if options.list:
         sys.stdout.write("".join(f"{fault.name}: {fault.what}\n" for fault in FAULTS.values()))
         return 0

@@ -4,42 +4,27 @@ import random
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
-import asyncpg
 import pytest
 from harness import until
 
 import chaos.faults  # noqa: F401 - fills the registry
 from chaos.arrangement import Arrangement
 from chaos.broken_worker import MISTAKES
-from chaos.faults.postgres import A_WORKER_WAITS
-from chaos.load import USERS
 from chaos.registry import FAULTS, Fault
 from chaos.run import Outcome, play
 from chaos.stage import Servers, Stage
+from chaos.waiting_writers import writers_wait
 
 pytestmark = pytest.mark.timeout(900)  # the first is a part of `make test`, the others of `make chaos-test`
 
 
-# Others than those of the run's events, and found before them by a worker that asks whether the database takes rows: it
-# consumes again although a batch of its waits.
-_OTHERS = """
-INSERT INTO users VALUES ('00000000-0000-4000-8000-000000000001') ON CONFLICT DO NOTHING;
-INSERT INTO organizations VALUES ('00000000-0000-4000-8000-000000000001') ON CONFLICT DO NOTHING
-"""
 WHOLE_SECONDS_MAX = 10.0  # what is missing does not come
-_LOCK = f"SELECT FROM users WHERE id = ANY ('{{{','.join(map(str, USERS))}}}') FOR UPDATE"
 
 
 async def in_the_middle_of_a_batch(stage: Stage, act: Callable[[], Awaitable[None]]) -> None:
-    """Do something while every writer waits for a lock, which is that of the events' users."""
-    blocker = await asyncpg.connect(stage.dsn)
-    try:
-        await blocker.execute(_OTHERS)
-        await blocker.execute(f"BEGIN; {_LOCK}")
-        await until(lambda: stage.value(A_WORKER_WAITS), "a writer waits", details=stage.details)
+    """Do something while every writer waits."""
+    async with writers_wait(stage):
         await act()
-    finally:
-        blocker.terminate()
 
 
 async def kill_all(stage: Stage, _: random.Random) -> None:

@@ -14,9 +14,9 @@ from chaos.load import Load
 from chaos.registry import fault
 from chaos.stage import Stage
 
-# Beyond what a worker has when it begins to consume.
-ADDRESSES_BYTES = 8 * 2**20
-GROUP_BYTES = 6 * 2**20  # of all workers together
+# Beyond what a worker has when it begins to consume: a message of 1 MB takes more, also where nothing waits behind it.
+ADDRESSES_BYTES = 2 * 2**20
+GROUP_BYTES = 2 * 2**20  # of all workers together
 DEATHS = 3
 DEATHS_SECONDS_MAX = 120.0
 LARGE: dict[str, Any] = {

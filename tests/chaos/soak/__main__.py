@@ -5,6 +5,7 @@
 
 import argparse
 import asyncio
+import signal
 import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -65,6 +66,7 @@ def play(options: argparse.Namespace) -> Soaked:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run or read, report; the exit status."""
     options = parse(arguments)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # or workers would outlive it
     soaked = Soaked.read(options.judge) if options.judge else play(options)
     if options.picture:
         from chaos.soak.picture import save
