@@ -30,6 +30,7 @@ from chaos.billed import short_digest
 from chaos.drawn import BAD, draw, due_reason
 from chaos.ledger import ENDPOINT, Kind, LedgerFile, Line, unreadable
 
+PAUSE, RESUME = signal.SIGUSR1, signal.SIGUSR2
 IN_FLIGHT_MAX = 200
 CALL_SECONDS_MAX = 10.0
 RETRY_SECONDS = 0.2
@@ -127,6 +128,8 @@ class Producer:
         self._options = options
         self._ledger = ledger
         self._stop = asyncio.Event()
+        self._going = asyncio.Event()
+        self._going.set()
         self._slots = asyncio.Semaphore(IN_FLIGHT_MAX)
         self._connecting = asyncio.Lock()
         self._connection: AbstractConnection | None = None
@@ -137,6 +140,15 @@ class Producer:
     def stop(self) -> None:
         """Begin no further message."""
         self._stop.set()
+        self._going.set()
+
+    def pause(self) -> None:
+        """Begin none until `resume`."""
+        self._going.clear()
+
+    def resume(self) -> None:
+        """Go on, with what should have been published meanwhile at once."""
+        self._going.set()
 
     async def run(self) -> None:
         """Publish at the rate until `stop`; return when all is confirmed."""
@@ -146,6 +158,7 @@ class Producer:
             for message in messages(self._options):
                 await self._slots.acquire()
                 await self._pause(begun_at + published / self._options.rate - monotonic())
+                await self._going.wait()
                 if self._stop.is_set():
                     break
                 published += len(message.lines)
@@ -217,6 +230,8 @@ async def _main() -> None:
         producer = Producer(options, ledger)
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, producer.stop)
+        loop.add_signal_handler(PAUSE, producer.pause)
+        loop.add_signal_handler(RESUME, producer.resume)
         loop.add_reader(sys.stdin.fileno(), _end_with_starter)
         await producer.run()
         await producer.close()

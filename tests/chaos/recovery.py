@@ -30,7 +30,7 @@ async def rows_per_second(stage: "Stage") -> float:
     return (await stage.stored() - before) / (monotonic() - begun_at)
 
 
-async def seconds_until_flowing(stage: "Stage", seconds_max: float) -> float:
+async def seconds_until_flowing(stage: "Stage", seconds_max: float, *, each_worker: bool = True) -> float:
     """From now until events flow from every producer through every worker, as many as before.
 
     An event of the observer's, published behind all others, is stored; each producer has a confirmation of what left it
@@ -46,7 +46,8 @@ async def seconds_until_flowing(stage: "Stage", seconds_max: float) -> float:
         f"{path.stem} publishes": _when(partial(_has_confirmed, path, offset), seconds_max)
         for path, offset in offsets.items()
     }
-    waits["each worker writes"] = _each_worker(stage)
+    if each_worker:
+        waits["each worker writes"] = _each_worker(stage)
     if stage.usual_rows_per_second:
         waits["rows come as before"] = _rate(stage, SHARE_MIN * stage.usual_rows_per_second)
     tasks = {what: asyncio.ensure_future(waiting) for what, waiting in waits.items()}
@@ -56,6 +57,7 @@ async def seconds_until_flowing(stage: "Stage", seconds_max: float) -> float:
     finally:
         for task in tasks.values():
             task.cancel()
+        await asyncio.wait(tasks.values())
     if late:
         vain = [what for what, task in tasks.items() if task in late]
         raise TimeoutError(f"waited {seconds_max:g} s in vain until {', '.join(vain)}\n{stage.details()}")

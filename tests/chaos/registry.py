@@ -34,7 +34,7 @@ class Fault:
     environment: Mapping[str, str] = field(default_factory=dict)
     may_end_with: str = ""  # the name of an error with which workers may end: they are started again
     exits: frozenset[int] = frozenset({0, -signal.SIGKILL})  # no worker may end with another status
-    may_come_back: bool = False  # a message of which all was stored, so that workers are stopped twice
+    broker_forgets: bool = False  # acknowledgements: messages may come back, and a worker may get no others
     mixes: bool = True  # with others at once, of the single servers
     soaks: bool = True  # on a table that has grown for an hour, too
     arrangement: Arrangement = Arrangement.SINGLE

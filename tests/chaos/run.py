@@ -126,7 +126,7 @@ async def play(
             await stage.until_more_are_stored(ROWS_BEFORE)
             await stage.measure_rate(faults[0].load)
             unfelt = await _do(stage, faults, chance)
-            late = await _recover(stage, sum(fault.recovery_seconds_max for fault in faults))
+            late = await _recover(stage, faults)
             stops = await stage.settle(whole_seconds_max)
             outcome = await _outcome(stage, faults, seed)
         outcome.delivery_path, outcome.event_loop = told["USAGE_DELIVERY_PATH"], told[EVENT_LOOP]
@@ -180,10 +180,12 @@ async def _do(stage: Stage, faults: Sequence[Fault], chance: random.Random) -> l
     return [fault.name for fault, result in zip(faults, results, strict=True) if result is not None]
 
 
-async def _recover(stage: Stage, seconds_max: float) -> list[str]:
+async def _recover(stage: Stage, faults: Sequence[Fault]) -> list[str]:
     """Wait until events flow again; what does not."""
+    seconds_max = sum(fault.recovery_seconds_max for fault in faults)
+    each_worker = not any(fault.broker_forgets for fault in faults)
     try:
-        await stage.until_flowing(seconds_max)
+        await stage.until_flowing(seconds_max, each_worker=each_worker)
     except TimeoutError as error:
         (stage.folder / "too-late.txt").write_text(str(error), encoding="utf-8")
         return [str(error).partition("\n")[0]]
@@ -198,7 +200,7 @@ def _not_as_promised(stage: Stage, faults: Sequence[Fault], stops: int, unfelt: 
         for status, times in sorted(stage.fleet.exits.items())
         if status not in allowed
     ]
-    if stops > 1 and not any(fault.may_come_back for fault in faults):
+    if stops > 1 and not any(fault.broker_forgets for fault in faults):
         found.append("messages came back though all was stored")
     if len(unfelt) == len(faults):
         found.append("nobody has felt any of it")

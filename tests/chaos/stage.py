@@ -28,7 +28,7 @@ from chaos.fleet import Fleet, NotFeltError
 from chaos.home import TESTS
 from chaos.ledger import Books, Ledger, balance, balance_in_parts
 from chaos.load import ORGANIZATIONS, USERS, Load
-from chaos.producer import Message, Options, single
+from chaos.producer import PAUSE, RESUME, Message, Options, single
 from chaos.proxy import LOOPBACK, Proxy
 from chaos.recovery import rows_per_second, seconds_until_flowing
 from chaos.several import mend, ports
@@ -115,6 +115,7 @@ class Stage:
         self._environment = environment
         self._module = module
         self._database: asyncpg.Connection | None = None
+        self._asking = asyncio.Lock()
         self._database_dsn = ""
         self._stack = AsyncExitStack()
 
@@ -194,15 +195,33 @@ class Stage:
                     )
                 )
 
+    async def pause_producers(self) -> None:
+        """Let them publish nothing; returns when all that they have sent is confirmed."""
+        self._tell_producers(PAUSE)
+        ledgers = self.producers_ledgers
+
+        def all_is_confirmed() -> bool:
+            found = Ledger.read(ledgers)
+            return found.sent.keys() == found.confirmed
+
+        await until(all_is_confirmed, "all is confirmed", seconds_max=SETTLE_SECONDS_MAX, details=self.details)
+
+    def resume_producers(self) -> None:
+        """Let them go on."""
+        self._tell_producers(RESUME)
+
+    def _tell_producers(self, number: signal.Signals) -> None:
+        for producer in self.producers:
+            if producer.returncode is None:
+                producer.send_signal(number)
+
     async def stop_producers(self) -> None:
         """Publish nothing more; returns when everything that was begun is confirmed.
 
         Raises:
             AssertionError: one has failed.
         """
-        for producer in self.producers:
-            if producer.returncode is None:
-                producer.send_signal(signal.SIGTERM)
+        self._tell_producers(signal.SIGTERM)
         async with asyncio.timeout(SETTLE_SECONDS_MAX):
             statuses = [await producer.wait() for producer in self.producers]
         logs = "\n".join(path.read_text(errors="replace")[-3000:] for path in self.folder.glob("producer-*.log"))
@@ -215,12 +234,13 @@ class Stage:
         give_up_at = monotonic() + seconds_max
         while True:
             try:
-                if self._database_dsn != self.dsn:  # another server takes writes now
-                    self._forget_database()
-                if self._database is None:
-                    self._database_dsn = self.dsn
-                    self._database = await asyncpg.connect(self.dsn, timeout=CALL_SECONDS_MAX)
-                return await self._database.fetchval(query, *arguments, timeout=CALL_SECONDS_MAX)
+                async with self._asking:  # several ask at once, over one connection
+                    if self._database_dsn != self.dsn:  # another server takes writes now
+                        self._forget_database()
+                    if self._database is None:
+                        self._database_dsn = self.dsn
+                        self._database = await asyncpg.connect(self.dsn, timeout=CALL_SECONDS_MAX)
+                    return await self._database.fetchval(query, *arguments, timeout=CALL_SECONDS_MAX)
             except AWAY:
                 self._forget_database()
                 if monotonic() > give_up_at:
@@ -263,13 +283,13 @@ class Stage:
         self.usual_rows_per_second = min(await rows_per_second(self), load.rows_per_second)
         assert self.usual_rows_per_second, "nothing is stored"
 
-    async def until_flowing(self, seconds_max: float) -> float:
+    async def until_flowing(self, seconds_max: float, *, each_worker: bool = True) -> float:
         """Right after something was mended: the seconds until events flow again, which are noted.
 
         Raises:
             TimeoutError: they do not; says what is missing.
         """
-        self.recoveries.append(await seconds_until_flowing(self, seconds_max))
+        self.recoveries.append(await seconds_until_flowing(self, seconds_max, each_worker=each_worker))
         return self.recoveries[-1]
 
     async def settle(self, whole_seconds_max: float = WHOLE_SECONDS_MAX) -> int:
@@ -286,7 +306,7 @@ class Stage:
         for stops in range(1, STOPS_MAX + 1):
             await until(self.is_drained, "the queues are empty", seconds_max=SETTLE_SECONDS_MAX, details=self.details)
             with suppress(TimeoutError):  # the outcome says what is missing
-                await until(self._is_whole, "everything is stored", seconds_max=whole_seconds_max)
+                await until(self.is_whole, "everything is stored", seconds_max=whole_seconds_max)
             await self.fleet.until_up()
             await self.fleet.scale(0)
             if await self.is_drained():
@@ -294,8 +314,8 @@ class Stage:
             await self.fleet.scale(2)
         raise AssertionError("messages come back to the queue each time that the workers are stopped")
 
-    async def _is_whole(self) -> bool:
-        """Whether nothing is missing while the workers still run: what they hold would come back at their stop."""
+    async def is_whole(self) -> bool:
+        """Whether everything that was confirmed is stored; what workers hold at their stop would come back."""
         return not (await self.books()).lost
 
     async def books(self) -> Books:

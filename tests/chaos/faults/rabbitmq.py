@@ -16,8 +16,7 @@ from worker.demo.rabbitmq_server import find_script
 
 # What a worker says of each.
 CLOSED = "CONNECTION_FORCED"
-CANCELLED = "the broker cancelled the consumer"
-TIMED_OUT = "PRECONDITION_FAILED - delivery acknowledgement"
+LOST = "lost the broker"  # by the end of its channel (3.10), of its consumer (4.3), or since nothing came
 NOT_LET_IN = "waiting for the broker"  # a worker, each time that its rights or its connection are not there
 _KEPT, _MONITOR = "chaos_watermark", "vm_memory_monitor"
 
@@ -61,24 +60,24 @@ async def close_connections(stage: Stage, chance: random.Random) -> None:
     await stage.fleet.until_said(CLOSED, said)
 
 
-# RabbitMQ 3.10 sometimes forgets acknowledgements on such a queue, so that nothing more comes: the workers notice that
-# within 45 s, and connect again.
-@fault("RabbitMQ queue deleted and declared again", mixes=False, recovery_seconds_max=90)
+# RabbitMQ 3.10 sometimes cancels nobody, or forgets acknowledgements on such a queue, so that nothing more comes:
+# workers notice that within 45 s where messages wait, and connect again.
+@fault("RabbitMQ queue deleted and declared again", mixes=False, recovery_seconds_max=90, broker_forgets=True)
 async def delete_queue(stage: Stage, chance: random.Random) -> None:
     """The empty queue is deleted under its consumers, three times: the broker cancels them."""
-    said = stage.fleet.times_said(CANCELLED)
+    said = stage.fleet.times_said(LOST)
     for _ in range(3):
-        await stage.producers_to_rabbitmq.tell(frozen=True)  # or the operator would delete messages
+        await stage.pause_producers()  # or the operator would delete messages
         try:
-            await _until_nothing_is_held(stage)
+            await until(stage.is_whole, "everything is stored", seconds_max=120, details=stage.details)
             connection = await aio_pika.connect(stage.rabbitmq.amqp_url)
             async with connection, connection.channel() as channel:
                 await channel.queue_delete(stage.settings.queue)
             await stage.declare()
         finally:
-            await stage.producers_to_rabbitmq.tell(frozen=False)
+            stage.resume_producers()
         await asyncio.sleep(chance.uniform(0.5, 1.5))
-    await stage.fleet.until_said(CANCELLED, said)
+    await stage.fleet.until_said(LOST, said, seconds_max=60)
 
 
 @fault("RabbitMQ memory alarm")
@@ -108,15 +107,16 @@ async def disk_alarm(stage: Stage, chance: random.Random) -> None:
 
 @fault("RabbitMQ consumer time-out", mixes=False, recovery_seconds_max=60)
 async def consumer_timeout(stage: Stage, chance: random.Random) -> None:
-    """Deliveries are held, because of a lock, for longer than the broker allows: it closes the channels."""
-    said = stage.fleet.times_said(TIMED_OUT)
+    """Deliveries are held, because of a lock, for longer than the broker allows: it ends channels or consumers."""
     await _evaluate(stage, "application:set_env(rabbit, consumer_timeout, 2000).")
     await _evaluate(stage, "application:set_env(rabbit, channel_tick_interval, 1000).")
     try:
         await stage.workers_to_rabbitmq.cut()  # channels read their interval when they begin
         await stage.until_more_are_stored(300)
+        await stage.fleet.until_up()
+        said = stage.fleet.times_said(LOST)
         await hold(stage, "LOCK TABLE ai_usage_logs IN ACCESS EXCLUSIVE MODE", chance.uniform(6, 9))
-        await stage.fleet.until_said(TIMED_OUT, said)
+        await stage.fleet.until_said(LOST, said)
     finally:
         await _evaluate(stage, "application:set_env(rabbit, consumer_timeout, 1800000).")
         await _evaluate(stage, "application:set_env(rabbit, channel_tick_interval, 60000).")
@@ -160,26 +160,6 @@ async def _until_alarm(stage: Stage, alarm: str) -> None:
         return any(node.get(alarm) for node in nodes)
 
     await until(is_on, f"the broker has a {alarm}")
-
-
-async def _until_nothing_is_held(stage: Stage) -> None:
-    """Until every message has been acknowledged."""
-    seen: list[float] = []
-
-    async def nothing() -> bool:
-        held = [await worker.metric("held_events") for worker in stage.fleet.running]
-        seen[:] = [await stage.ready(), *held]
-        return not any(seen)
-
-    # Twice: between the two questions a message may go from the queue to a worker.
-    for _ in range(2):
-        await until(
-            nothing,
-            "nothing is held",
-            seconds_max=120,
-            details=lambda: f"ready, and held by each: {seen}\n{stage.details()}",
-        )
-        await asyncio.sleep(0.3)
 
 
 async def _evaluate(stage: Stage, expression: str) -> None:

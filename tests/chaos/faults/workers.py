@@ -12,6 +12,7 @@ from chaos import dying_worker
 from chaos.fleet import RESTART_SECONDS, NotFeltError
 from chaos.registry import fault
 from chaos.stage import Stage
+from chaos.waiting_writers import writers_wait
 
 KILLS = 15
 PAUSE_SECONDS_MAX = 0.6
@@ -67,11 +68,7 @@ async def freeze_for_long(stage: Stage, chance: random.Random) -> None:
     worker = await stage.fleet.pick(chance)
     others = [other for other in stage.fleet.running if other is not worker]
     before = [await _metric(other, "redeliveries_total") for other in others]
-
-    async def holds() -> bool:
-        return await _metric(worker, "held_events") > 0
-
-    await stage.until_felt(holds, "the worker holds something")
+    await _until_it_holds(stage, worker)
     said = len(_lost(stage, worker))
     worker.send_signal(signal.SIGSTOP)
     try:
@@ -83,6 +80,13 @@ async def freeze_for_long(stage: Stage, chance: random.Random) -> None:
         if worker.status is None:
             worker.send_signal(signal.SIGCONT)
     await stage.until_felt(lambda: any(_lost(stage, worker)[said:]), "the worker learns that it has lost what it held")
+
+
+async def _until_it_holds(stage: Stage, worker: WorkerProcess) -> None:
+    async def holds() -> bool:
+        return await _metric(worker, "held_events") > 0
+
+    await stage.until_felt(holds, "the worker holds something")
 
 
 async def _metric(worker: WorkerProcess, name: str) -> float:
@@ -168,16 +172,20 @@ async def die_before_giving_back(stage: Stage, chance: random.Random) -> None:
 
 
 async def _die_in_a_stop(stage: Stage, chance: random.Random, point: str, *, signals: int) -> None:
-    """Stop workers until some have come to the point: one that held nothing ends well before it."""
+    """Stop workers that hold something, as no writer gets on, until some have come to the point."""
     stage.fleet.use("chaos.dying_worker", CHAOS_POINT=point, CHAOS_PASSES="0")
     await stage.fleet.replace()
     deaths = 0
     for _ in range(STOPS_MAX):
         await stage.fleet.until_up()
         await asyncio.sleep(chance.uniform(0.1, PAUSE_SECONDS_MAX))
-        worker = await stage.fleet.pick(chance)
-        for _ in range(signals):
-            worker.send_signal(signal.SIGTERM)
+        async with writers_wait(stage):
+            worker = await stage.fleet.pick(chance)
+            await _until_it_holds(stage, worker)
+            for _ in range(signals):
+                worker.send_signal(signal.SIGTERM)
+            if signals > 1:
+                await worker.wait()
         deaths += await worker.wait() == -signal.SIGKILL
         if deaths == DEATHS:
             break

@@ -124,7 +124,7 @@ async def _soak(stage: Stage, steady: Fleet, faults: Mapping[str, Fault], option
     await steady.scale(0)
     played = [faults[one.name] for one in under_way.played]
     try:
-        if await stage.settle() > 1 and not any(fault.may_come_back for fault in played):
+        if await stage.settle() > 1 and not any(fault.broker_forgets for fault in played):
             errors.append("messages came back though all was stored")
     except _NOT_SETTLED as failure:
         errors.append(f"it does not settle: {failure}"[:ERROR_CHARACTERS_MAX])
