@@ -1,7 +1,7 @@
 """`usage-worker` with a mistake made by hand, which CHAOS_BROKEN names: the suite has to notice each of them."""
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 from uuid import uuid4
@@ -12,6 +12,7 @@ from chaos.patching import put, run_worker
 from worker import app
 from worker.batch import Batch
 from worker.decode import Decoded
+from worker.delivery import Delivery
 from worker.held import Held
 from worker.pipeline import Pipeline
 from worker.postgres.commit import CommitWatch
@@ -78,6 +79,16 @@ def misreads() -> None:
     before = put(app, "decode_delivery", decode)
 
 
+def goes_deaf() -> None:
+    """The first worker takes nothing more once it has lost a channel; it stays ready, and ends by no error."""
+
+    def receive(pipeline: Pipeline, deliveries: Sequence[Delivery]) -> None:
+        if deliveries[0].generation == 1 or os.environ["CHAOS_WORKER"] != "1":
+            before(pipeline, deliveries)
+
+    before = put(Pipeline, "receive", receive)
+
+
 def knows_no_standby() -> None:
     """What is committed on the primary is taken for stored, whatever the server says of its standby."""
     put(CommitWatch, "_hear", lambda *_: None)
@@ -85,7 +96,14 @@ def knows_no_standby() -> None:
 
 MISTAKES: dict[str, Callable[[], None]] = {
     made.__name__: made
-    for made in (acknowledges_before_the_commit, knows_no_generations, knows_no_ids, misreads, knows_no_standby)
+    for made in (
+        acknowledges_before_the_commit,
+        knows_no_generations,
+        knows_no_ids,
+        misreads,
+        goes_deaf,
+        knows_no_standby,
+    )
 }
 
 if __name__ == "__main__":

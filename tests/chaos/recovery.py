@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from time import monotonic
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 WINDOW_SECONDS = 2.0
 SHARE_MIN = 0.6  # of the rows a second of before: without one of two producers it is 0.5
 POLL_SECONDS = 0.2
+AGAIN_SECONDS = 1.0
 _SILENT = (OSError, TimeoutError, aiohttp.ClientError, AssertionError)  # a worker that stands still or has ended
 
 
@@ -110,20 +112,36 @@ def _has_confirmed(ledger: Path, offset: int) -> bool:
     return False
 
 
+@dataclass(slots=True)
+class Growth:
+    """Whether a count grows: twice, some time apart, for what was under way before still comes once."""
+
+    count: float
+    since: float | None = None
+
+    def look(self, count: float, now: float) -> bool:
+        """Take a reading; whether it has grown twice by now. `since` is when it did first."""
+        if count <= self.count:
+            return False
+        if self.since is None:
+            self.count, self.since = count, now
+        return count > self.count and now >= self.since + AGAIN_SECONDS
+
+
 async def _each_worker(stage: "Stage") -> float:
-    """When each that runs has written more than when it was first asked."""
-    first: dict[int, float] = {}
+    """Since when each that runs writes."""
+    seen: dict[int, Growth] = {}
     while True:
         workers = stage.fleet.running
-        if workers and all([await _has_written(worker, first) for worker in workers]):
-            return monotonic()
+        if workers and all([await _writes(worker, seen) for worker in workers]):
+            return max(seen[worker.pid].since or 0.0 for worker in workers)
         await asyncio.sleep(POLL_SECONDS)
 
 
-async def _has_written(worker: WorkerProcess, first: dict[int, float]) -> bool:
+async def _writes(worker: WorkerProcess, seen: dict[int, Growth]) -> bool:
     try:
         async with asyncio.timeout(10 * POLL_SECONDS):
             events = await worker.metric("events_total")
     except _SILENT:
         return False
-    return events > first.setdefault(worker.pid, events)
+    return seen.setdefault(worker.pid, Growth(events)).look(events, monotonic())

@@ -102,6 +102,19 @@ async def test_columns_and_reasons_that_are_mixed_up_are_noticed(servers: Server
     assert wrong == {"misread", "wrong_reason"}
 
 
+async def cut_once(stage: Stage, _: random.Random) -> None:
+    """Every worker loses its channel."""
+    await stage.workers_to_rabbitmq.cut()
+
+
+@pytest.mark.chaos
+async def test_a_worker_that_takes_nothing_more_is_noticed(servers: Servers) -> None:
+    """The other one stores what comes, so that nothing is lost and nothing doubled."""
+    outcome = await play_broken(servers, fault_of(cut_once), "goes_deaf")
+    assert not any(outcome.counts.values())
+    assert any("each worker writes" in text for text in outcome.otherwise)
+
+
 @pytest.mark.chaos
 @pytest.mark.parametrize("servers", [Arrangement.FAILOVER], indirect=True)
 async def test_commits_that_did_not_wait_for_the_standby_are_noticed(servers: Servers) -> None:
