@@ -25,6 +25,7 @@ from worker.settle import Ack
 from worker.source import Receiver, Source
 from worker.store import Store
 
+PAUSED_LOOK_SECONDS = 0.05
 SHORT_LIFE_SECONDS = 0.5  # a channel that is lost so soon is no success: the next is not opened at once
 SHORT_LIFE_PAUSE_SECONDS_MAX = 1.0
 
@@ -101,10 +102,7 @@ class Consumption:
         if self._phase is not State.CONSUMING:
             return False
         try:
-            async with self._lock:
-                pass  # a change that is under way comes to its end, and no other begins
-            # Not under the lock: where nothing is read, the answer comes once some of what is held is acknowledged.
-            await self._source.stop_consuming()
+            await self._stop_consuming()
         except SystemUnavailableError as error:
             log.debug("the channel was lost while stopping", why=str(error))
         return True
@@ -224,12 +222,26 @@ class Consumption:
         finally:
             lost.cancel()
 
+    async def _stop_consuming(self) -> None:
+        """Nothing is acknowledged meanwhile: what the broker sends for it would cross, and count as one delivery more.
+
+        But where nothing is read its answer comes only once something is.
+        """
+        async with self._lock:
+            stopping = asyncio.ensure_future(self._source.stop_consuming())
+            try:
+                while not (stopping.done() or self._held.is_paused):
+                    await asyncio.wait({stopping}, timeout=PAUSED_LOOK_SECONDS)
+            except asyncio.CancelledError:
+                stopping.cancel()
+                raise
+        await stopping
+
     async def _give_back(self) -> None:
         self._phase = State.WAITING  # so that nobody consumes again
         if len(self._held):
             self._metrics.give_backs.inc()
         if self._held.is_paused:
             return  # the broker's answer would not be read: the channel's end gives everything back as well
-        async with self._lock:
-            await self._source.stop_consuming()
+        await self._stop_consuming()
         await self._held.give_back()

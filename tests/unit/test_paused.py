@@ -47,6 +47,27 @@ async def test_a_stop_settles_what_is_held(writers: int) -> None:
     rig.assert_books()
 
 
+async def test_nothing_is_acknowledged_while_a_stop_waits_for_its_answer() -> None:
+    """What the broker would send for it would cross the cancel, and be counted as one delivery more."""
+    rig = Rig(events_max=2)
+    gate = asyncio.Event()
+    rig.database.gates.append(gate)
+    rig.source.before_stop_consuming.clear()
+    rig.publish(2)
+    async with running(rig):
+        await rig.until(lambda: rig.database.waiting == 1)
+        rig.pipeline.stop()
+        await rig.until(lambda: rig.source.in_stop_consuming)
+        gate.set()
+        await rig.until(lambda: bool(rig.database.batches))
+        for _ in range(50):
+            await asyncio.sleep(0)
+        assert rig.source.acks == []
+        rig.source.before_stop_consuming.set()
+        await rig.stop()
+    rig.assert_all_stored()
+
+
 async def test_the_prefetch_does_not_change() -> None:
     """A message that was returned often asks for a prefetch of 1: it is told once something can be read again."""
     rig = Rig(held_bytes_max=HELD_BYTES_MAX, events_max=1)
